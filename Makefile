@@ -1,0 +1,73 @@
+# The only entry for people and for CI. `make` lists what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+TO ?= lan@example.vn
+BIN := .venv/bin
+export PYTHONPATH := protos:.
+export PYTHONDONTWRITEBYTECODE := 1
+PYTEST := $(BIN)/pytest
+
+.PHONY: help
+help:  ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Try it
+.PHONY: demo up down logs status
+demo: setup  ## ask for a code, read it in a mailbox, type it, type it again (TO=lan@example.vn)
+	@$(BIN)/python -m deploy.dev.demo --to "$(TO)"
+up: setup  ## start everything and leave it running (KIP_PORT_BASE=18400 moves the ports)
+	@$(BIN)/python -m deploy.dev.stack up
+down:  ## stop what `make up` started
+	@test ! -x $(BIN)/python || $(BIN)/python -m deploy.dev.stack down
+logs:  ## follow all logs of `make up`
+	@$(BIN)/python -m deploy.dev.stack logs
+status:  ## what runs
+	@$(BIN)/python -m deploy.dev.stack status
+
+##@ Test
+.PHONY: test unit contract integration e2e chaos fresh
+test: setup unit contract integration e2e  ## all four levels on real servers
+unit: setup  ## rules and verbs, no sockets
+	@$(PYTEST) tests/unit
+contract: setup  ## fakes against their real twins; places that must agree
+	@$(PYTEST) tests/contract
+integration: setup  ## one adapter against real Kafka, Redis, SMTP, PostgreSQL
+	@$(PYTEST) tests/integration
+e2e: setup  ## separate processes; codes are read from the mailbox
+	@$(PYTEST) tests/e2e
+chaos: setup  ## the ordered inbox under kills, 20 runs in a row
+	@$(BIN)/python -m tests.chaos.run --runs 20
+fresh:  ## clone into an empty folder with empty caches and run the README's two commands
+	@tests/fresh/run.sh
+
+##@ Quality
+.PHONY: check check-fast quality lint format types imports protos protos-check agree k8s-check settings-doc
+check: quality test  ## everything CI runs
+check-fast: quality unit  ## what every commit passes, within a minute
+quality: lint types imports protos-check k8s-check
+lint: setup  ## ruff, formatting, spelling
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/codespell README.md docs services deploy tests protos/kip
+format: setup  ## rewrite the code as ruff wants it
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
+types: setup  ## mypy --strict
+	@$(BIN)/mypy --no-error-summary
+imports: setup  ## who may import whom
+	@$(BIN)/lint-imports --no-timings 2>&1 | sed -n '/^Contracts$$/,$$p'; exit $${PIPESTATUS[0]}
+protos: setup  ## generate Python from the contracts
+	@$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --grpc_python_out=protos \
+		--mypy_out=quiet:protos --mypy_grpc_out=quiet:protos $$(find protos/kip -name '*.proto' | sort)
+protos-check: setup  ## buf lint, no breaking change since the last release, generated code is fresh
+	@$(BIN)/buf lint protos && $(BIN)/buf breaking protos --against protos/released.binpb
+	@$(BIN)/python -m tests.quality.generated_code
+k8s-check: setup  ## render the manifests and validate them strictly
+	@$(BIN)/kubectl kustomize deploy/k8s/base > .kip/k8s.yaml && $(BIN)/kubernetes-validate --quiet --strict .kip/k8s.yaml
+settings-doc: setup  ## rewrite the settings tables of the services' READMEs
+	@$(BIN)/python -m tests.quality.settings_tables --write
+
+##@ Environment
+.PHONY: setup clean
+setup:  ## make .venv from the lock (does nothing when it is fresh)
+	@$(PYTHON) deploy/dev/environment.py
+clean:  ## forget .venv, caches and what ran (not the downloads in the cache folder)
+	@rm -rf .venv .kip .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

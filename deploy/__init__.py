@@ -1,0 +1,1 @@
+"""How Kịp is put somewhere: topics, a laptop, a cluster."""

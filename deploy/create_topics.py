@@ -1,0 +1,108 @@
+"""Every topic with its partitions and retention: `python -m deploy.create_topics --brokers HOST:PORT`.
+
+The one place where topics are made, on a laptop, in CI and in a cluster's job; `docs/events.md` is its twin for people,
+and a test compares the two with the code. Safe to repeat: what exists is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+HOUR_MS = 3_600_000
+WAIT_S = 30
+CODE_PARTITIONS = 12  # the most mailers that can share the lane; more would only cost file handles
+PARTITIONS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic."""
+
+    name: str
+    partitions: int
+    retention_ms: int
+    segment_ms: int = 6 * HOUR_MS
+
+    @property
+    def dead(self) -> Topic:
+        """Where its unreadable records go, for people: one partition, two weeks."""
+        return Topic(f"{self.name}.dead", 1, 14 * 24 * HOUR_MS)
+
+
+CONSUMED = (
+    Topic("otp.code-requested.v1", CODE_PARTITIONS, HOUR_MS, segment_ms=HOUR_MS // 6),
+    Topic("mail.delivery.otp.v1", PARTITIONS, 24 * HOUR_MS),
+    Topic("notice.requested.v1", PARTITIONS, 7 * 24 * HOUR_MS),
+    Topic("mail.delivery.notice.v1", PARTITIONS, 7 * 24 * HOUR_MS),
+)
+TOPICS = (*CONSUMED, *(topic.dead for topic in CONSUMED))
+
+
+def create_topics(brokers: str, *, replication: int = 1, topics: tuple[Topic, ...] = TOPICS) -> list[str]:
+    """Create what does not exist, and wait until every topic has a leader; return the names that were new.
+
+    Raises:
+        KafkaError: the broker refused, or is not there.
+        TimeoutError: a topic had no leader in time.
+    """
+    admin = KafkaAdminClient(bootstrap_servers=brokers.split(","), client_id="create-topics")
+    try:
+        existing = set(admin.list_topics())
+        new = [topic for topic in topics if topic.name not in existing]
+        for topic in new:
+            try:
+                admin.create_topics([_new_topic(topic, replication)])
+            except TopicAlreadyExistsError:
+                continue  # somebody else was faster
+        _wait_for_leaders(admin, [topic.name for topic in topics])
+        return [topic.name for topic in new]
+    finally:
+        admin.close()
+
+
+def _new_topic(topic: Topic, replication: int) -> NewTopic:
+    configs = {"retention.ms": str(topic.retention_ms), "segment.ms": str(topic.segment_ms)}
+    if replication > 2:
+        configs["min.insync.replicas"] = "2"
+    return NewTopic(topic.name, topic.partitions, replication, topic_configs=configs)
+
+
+def _wait_for_leaders(admin: KafkaAdminClient, names: list[str]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        described = admin.describe_topics(names)
+        ready = {
+            topic["name"]
+            for topic in described
+            if topic["partitions"] and all(part["leader_id"] >= 0 for part in topic["partitions"])
+        }
+        if ready >= set(names):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no leader after {WAIT_S} s: {', '.join(sorted(set(names) - ready))}")
+        time.sleep(0.1)
+
+
+def main() -> int:
+    """Create the topics and say so."""
+    parser = argparse.ArgumentParser(description="Create Kịp's topics; what exists is left as it is.")
+    parser.add_argument("--brokers", required=True, help="bootstrap servers, HOST:PORT[,HOST:PORT]")
+    parser.add_argument("--replication", type=int, default=1, help="copies of each partition (3 in production)")
+    chosen = parser.parse_args()
+    try:
+        new = create_topics(chosen.brokers, replication=chosen.replication)
+    except (KafkaError, TimeoutError) as error:
+        print(f"topics were not created: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(TOPICS)} topics are there, {len(new)} of them new")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

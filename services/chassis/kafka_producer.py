@@ -1,0 +1,149 @@
+"""An awaitable, idempotent Kafka producer: kafka-python's, bridged to asyncio.
+
+kafka-python sends from a thread of its own and answers with a future of its own kind; each send here gets an asyncio
+future that the thread completes. What would block the loop is kept off it: the constructor (it waits for a broker) and
+the first look at a topic (it waits for metadata) run in a thread. The library bounds nothing that waits to be sent, so
+a semaphore does.
+
+A record that was given up waiting for may still be written later: whoever publishes must be able to bear it twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from services.chassis.events import Envelope
+from services.chassis.retry import LONGEST_PAUSE
+from services.chassis.settings import KafkaSettings
+
+MAX_IN_FLIGHT = 1_000  # records; a few megabytes
+DELIVERY = timedelta(seconds=20)  # how long the library tries; a broker that restarts is back within this
+METADATA_WAIT_MS = 2_000
+
+
+class BrokerAway(ConnectionError):
+    """The record was not acknowledged: the broker is away, or did not answer in time."""
+
+
+class Producer:
+    """Publishes with acks=all. Opened in the background, so that a process can start before its broker."""
+
+    def __init__(self, settings: KafkaSettings, client_id: str) -> None:
+        self._config = client_config(settings) | {
+            "client_id": client_id,
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": 2,
+            "delivery_timeout_ms": int(DELIVERY.total_seconds() * 1000),
+            "request_timeout_ms": 10_000,
+            "max_block_ms": 500,
+            "reconnect_backoff_max_ms": 1_000,
+        }
+        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._producer: KafkaProducer | None = None
+        self._known_topics: set[str] = set()
+
+    @property
+    def connected(self) -> bool:
+        """True once a broker has been seen."""
+        return self._producer is not None
+
+    async def connect(self) -> None:
+        """Try until a broker answers; meant to run beside everything else."""
+        log = structlog.get_logger()
+        while self._producer is None:
+            try:
+                self._producer = await asyncio.to_thread(KafkaProducer, bootstrap_timeout_ms=2_000, **self._config)
+            except KafkaError as error:
+                log.warning("dependency_not_there", what="Kafka producer", error=type(error).__name__)
+                await asyncio.sleep(LONGEST_PAUSE.total_seconds() / 5)
+
+    async def publish(self, envelope: Envelope, *, within: timedelta) -> None:
+        """Write one event and wait until every in-sync replica has it.
+
+        Raises:
+            BrokerAway: not acknowledged `within`; it may still be written.
+        """
+        await self.write(envelope.topic, envelope.key, envelope.value, envelope.headers(), within=within)
+
+    async def write(
+        self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]], *, within: timedelta
+    ) -> None:
+        """Write one record, whatever it is; otherwise as `publish`."""
+        try:
+            async with asyncio.timeout(within.total_seconds()), self._room:
+                await self._send(topic, key, value, headers)
+        except (TimeoutError, KafkaError) as error:
+            raise BrokerAway(f"{topic}: not acknowledged within {within}") from error
+
+    async def _send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> None:
+        producer = self._producer
+        if producer is None:
+            raise BrokerAway(f"{topic}: no broker has been seen yet")
+        if topic not in self._known_topics:
+            if not await asyncio.to_thread(producer.partitions_for, topic):
+                raise BrokerAway(f"{topic}: no such topic on the broker; create it (deploy/create_topics.py)")
+            self._known_topics.add(topic)
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[Any] = loop.create_future()
+
+        def settle(error: BaseException | None) -> None:
+            if written.done():
+                return
+            if error is None:
+                written.set_result(None)
+            else:
+                written.set_exception(error)
+
+        def tell(error: BaseException | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, error)
+
+        producer.send(topic, key=key, value=value, headers=headers).add_callback(
+            lambda _metadata: tell(None)
+        ).add_errback(tell)
+        await written
+
+    async def close(self) -> None:
+        """Let go of the broker; what nobody awaits any more is not waited for."""
+        if self._producer is not None:
+            await asyncio.to_thread(self._producer.close, timeout=2)
+
+
+@asynccontextmanager
+async def producing(settings: KafkaSettings, client_id: str) -> AsyncIterator[Producer]:
+    """Yield a producer that connects in the background and is closed at the end."""
+    producer = Producer(settings, client_id)
+    connecting = asyncio.create_task(producer.connect())
+    try:
+        yield producer
+    finally:
+        connecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await connecting
+        await producer.close()
+
+
+def client_config(settings: KafkaSettings) -> dict[str, Any]:
+    """Return what any kafka-python client needs to reach the brokers."""
+    config: dict[str, Any] = {"bootstrap_servers": settings.kafka_brokers.split(",")}
+    protocol = ("SASL_" if settings.kafka_user else "") + ("SSL" if settings.kafka_tls else "PLAINTEXT")
+    config["security_protocol"] = protocol
+    if settings.kafka_tls and settings.kafka_ca_file:
+        config["ssl_cafile"] = str(settings.kafka_ca_file)
+    if settings.kafka_user and settings.kafka_password:
+        config |= {
+            "sasl_mechanism": "SCRAM-SHA-512",
+            "sasl_plain_username": settings.kafka_user,
+            "sasl_plain_password": settings.kafka_password.get_secret_value(),
+        }
+    return config

@@ -1,0 +1,96 @@
+"""How a process lives: it starts its parts in order, serves until SIGTERM or a part fails, and closes them in reverse.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 when a part failed, 2 for bad settings. A second signal ends the process at
+once: somebody means it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+
+import structlog
+
+EXIT_FAILED = 1
+EXIT_HURRIED = 130
+
+
+def run(serve: Callable[[Stopping], Coroutine[None, None, None]]) -> None:
+    """Run `serve(stopping)` to its end and exit the interpreter with the process's exit code.
+
+    Args:
+        serve: opens everything, waits until `stopping` is set, closes everything. It returns when all is closed.
+    """
+    log = structlog.get_logger()
+    try:
+        asyncio.run(_with_signals(serve))
+    except Exception:
+        log.exception("process_failed")
+        code = EXIT_FAILED
+    else:
+        log.info("process_stopped")
+        code = 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of client libraries (kafka-python's, Faust's consumer) may still wait for servers that are gone; what must
+    # be durable is durable by now, and a process that lingers holds up its own replacement.
+    os._exit(code)
+
+
+class Stopping(asyncio.Event):
+    """Set when the process is asked to stop; knows whether it has come up, because only then there is work to drain."""
+
+    def __init__(self) -> None:
+        """Start as not yet serving."""
+        super().__init__()
+        self.serving = False
+
+
+async def _with_signals(serve: Callable[[Stopping], Coroutine[None, None, None]]) -> None:
+    stopping = Stopping()
+    log = structlog.get_logger()
+    work = asyncio.current_task()
+
+    def asked(number: signal.Signals) -> None:
+        if stopping.is_set():
+            log.warning("process_hurried", signal=number.name)
+            os._exit(EXIT_HURRIED)
+        log.info("process_stopping", signal=number.name)
+        stopping.set()
+        if not stopping.serving and work is not None:
+            work.cancel()  # it still waits for a dependency: nothing is in hand
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked, number)
+    try:
+        await serve(stopping)
+    except asyncio.CancelledError:
+        if not stopping.is_set():
+            raise
+
+
+async def until_stopped(stopping: Stopping, *parts: Awaitable[object]) -> None:
+    """Wait for `stopping`, or for the first of the parts to end, which it never should.
+
+    Raises:
+        RuntimeError: a part ended without being asked to.
+        the part's own error, when it failed.
+    """
+    stopping.serving = True
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stop}:
+            task.result()
+            raise RuntimeError(f"a part ended by itself: {task!r}")
+    finally:
+        for task in [stop, *tasks]:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(stop, *tasks, return_exceptions=True)

@@ -1,0 +1,136 @@
+"""`python -m services.mailer`: how the mailer is joined. Two lanes that share nothing but the process."""
+
+from __future__ import annotations
+
+from asyncio import Task
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+import structlog
+
+from services.chassis.clock import system_clock
+from services.chassis.grpc_server import probe_server
+from services.chassis.kafka_producer import producing
+from services.chassis.keyring import Keyring, read_keyring
+from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, inbox_running
+from services.chassis.process import Stopping, run, until_stopped
+from services.chassis.settings import read_settings, reading_files
+from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
+from services.mailer.actions.deliver import DeliverLetter
+from services.mailer.inbound.kafka_inbox import GROUPS, TOPICS, CodeOrders, LetterInbox, NoticeOrders
+from services.mailer.metrics import MailerMetrics
+from services.mailer.outbound.jinja_texts import JinjaTexts
+from services.mailer.outbound.kafka_events import KafkaEvents
+from services.mailer.outbound.redis_ledger import RedisLedger, redis_client
+from services.mailer.outbound.smtp_gateway import Relay, SmtpGateway
+from services.mailer.rules.letter import Lane, Sender
+from services.mailer.settings import MailerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What both lanes read and neither can use up."""
+
+    settings: MailerSettings
+    code_keys: Keyring
+    texts: JinjaTexts
+    metrics: MailerMetrics
+    inbox_metrics: InboxMetrics
+    health: Health
+
+
+async def serve(settings: MailerSettings, stopping: Stopping) -> None:
+    """Mail until `stopping`, then let letters in hand finish."""
+    with reading_files():
+        code_keys = read_keyring(settings.code_keys_file)
+        codes = CodeOrders(read_keyring(settings.seal_code_keys_file), ZoneInfo(settings.time_zone))
+        notices = NoticeOrders(read_keyring(settings.seal_notice_keys_file))
+        texts = JinjaTexts()
+    health = Health()
+    registry = new_registry("mailer", "0.1.0")
+    shared = Shared(settings, code_keys, texts, MailerMetrics(registry), InboxMetrics.on(registry), health)
+    async with AsyncExitStack() as parts:
+        await parts.enter_async_context(http_page(settings.http_address, registry, health))
+        await parts.enter_async_context(probe_server(settings.probe_address, health))
+        otp = await open_lane(
+            parts, shared, Lane.OTP, codes, slots=settings.slots_otp, reply_timeout=settings.reply_timeout_otp
+        )
+        notice = await open_lane(
+            parts,
+            shared,
+            Lane.NOTICE,
+            notices,
+            slots=settings.slots_notice,
+            reply_timeout=settings.reply_timeout_notice,
+        )
+        parts.callback(health.stop)
+        structlog.get_logger().info("serving", relay=settings.relay_address, http=settings.http_address)
+        await until_stopped(stopping, otp, notice)
+
+
+async def open_lane(
+    parts: AsyncExitStack,
+    shared: Shared,
+    lane: Lane,
+    read: CodeOrders | NoticeOrders,
+    *,
+    slots: int,
+    reply_timeout: timedelta,
+) -> Task[None]:
+    """Open a lane: its own producer, Redis pool, SMTP slots and inbox."""
+    settings = shared.settings
+    producer = await parts.enter_async_context(producing(settings, f"mailer-{lane}"))
+    redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
+    gateway = SmtpGateway(
+        _relay(settings),
+        lane=lane,
+        slots=slots,
+        reply_timeout=reply_timeout,
+        clock=system_clock,
+        metrics=shared.metrics,
+    )
+    parts.push_async_callback(gateway.close)
+    deliver = DeliverLetter(
+        gateway,
+        RedisLedger(redis, lane, shared.metrics),
+        KafkaEvents(producer, system_clock),
+        shared.texts,
+        clock=system_clock,
+        sender=Sender(settings.sender_name, settings.sender_address),
+        code_keys=shared.code_keys,
+    )
+    inbox = OrderedInbox(
+        settings,
+        group=GROUPS[lane],
+        topic=TOPICS[lane],
+        handle=LetterInbox(read, deliver, shared.metrics),
+        producer=producer,
+        metrics=shared.inbox_metrics,
+        health=shared.health,
+        options=InboxOptions(drain_grace=settings.drain_grace, concurrency=4 * slots),
+    )
+    return await parts.enter_async_context(inbox_running(inbox))
+
+
+def _relay(settings: MailerSettings) -> Relay:
+    return Relay(
+        name="relay-1",
+        address=settings.relay_address,
+        starttls=settings.relay_starttls,
+        ca_file=settings.relay_ca_file,
+        user=settings.relay_user,
+        password=settings.relay_password.get_secret_value() if settings.relay_password else None,
+    )
+
+
+def main() -> None:
+    """Read the settings, then live."""
+    settings = read_settings(MailerSettings)
+    configure_telemetry("mailer")
+    run(lambda stopping: serve(settings, stopping))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How orders reach the service: messages become domain values here, and nothing else happens."""

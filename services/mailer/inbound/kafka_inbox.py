@@ -1,0 +1,152 @@
+"""Orders of letters from Kafka, one inbox per lane: message → `Order` → deliver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+from kip.mailer.v1 import notice_events_pb2
+from kip.otp.v1 import otp_events_pb2
+
+from services.chassis.keyring import Keyring, Seal
+from services.chassis.ordered_inbox import Poison, Record
+from services.mailer.actions.deliver import DeliverLetter
+from services.mailer.metrics import MailerMetrics
+from services.mailer.ports import Unreadable
+from services.mailer.rules.letter import LOCALES, CodeRecipe, Lane, Order, PrivatePart
+from services.mailer.rules.outcome import Dropped, HandedOver, Outcome
+
+CODE_REQUESTED = "otp.code-requested.v1"
+NOTICE_REQUESTED = "notice.requested.v1"
+GROUPS = {Lane.OTP: "mailer-otp", Lane.NOTICE: "mailer-notice"}
+TOPICS = {Lane.OTP: CODE_REQUESTED, Lane.NOTICE: NOTICE_REQUESTED}
+NOTICE_KEPT = timedelta(days=30)  # a notice stays true; mailboxes may put it away after this
+
+
+class LetterInbox:
+    """Turns records of one lane into orders and delivers them."""
+
+    def __init__(self, read: Callable[[bytes], Order], deliver: DeliverLetter, metrics: MailerMetrics) -> None:
+        """Read each record's value with `read`."""
+        self._read = read
+        self._deliver = deliver
+        self._metrics = metrics
+
+    async def __call__(self, record: Record) -> None:
+        """Handle one record.
+
+        Raises:
+            Poison: no order, or one that can never be mailed.
+            TryAgain: not yet.
+        """
+        try:
+            order = self._read(record.value)
+        except (DecodeError, ValueError) as error:
+            raise Poison(f"{record.topic}: not an order: {error}") from error
+        try:
+            outcome = await self._deliver(order)
+        except Unreadable as error:
+            raise Poison(str(error)) from error
+        self._count(order, outcome)
+
+    def _count(self, order: Order, outcome: Outcome) -> None:
+        fate = (
+            "handed_over"
+            if isinstance(outcome, HandedOver)
+            else "dropped"
+            if isinstance(outcome, Dropped)
+            else "refused"
+        )
+        self._metrics.letters.labels(order.lane, fate).inc()
+        if isinstance(outcome, HandedOver):
+            self._metrics.age.labels(order.lane).observe((outcome.at - order.asked_at).total_seconds())
+
+
+class CodeOrders:
+    """Reads `kip.otp.v1.CodeRequested`."""
+
+    def __init__(self, ring: Keyring, zone: ZoneInfo) -> None:
+        """Open seals with `ring`; print times of `zone`."""
+        self._ring = ring
+        self._zone = zone
+
+    def __call__(self, value: bytes) -> Order:
+        """Return the order; its seal is opened later, when the deadline has been looked at.
+
+        Raises:
+            DecodeError, ValueError: not such a message.
+        """
+        event = otp_events_pb2.CodeRequested.FromString(value)
+        if not event.challenge_id or not event.generation or not event.code_length:
+            raise ValueError("a CodeRequested without challenge, generation or code length")
+        asked_at, ends_at = _instant(event.asked_at), _instant(event.challenge_ends_at)
+
+        def open_part() -> PrivatePart:
+            about = ("kip.otp.v1.SealedPart", event.challenge_id, str(event.generation))
+            seal = Seal(event.sealed.kid, event.sealed.nonce, event.sealed.ciphertext)
+            part = otp_events_pb2.SealedPart.FromString(self._ring.open(seal, about=about))
+            return PrivatePart(part.email, {"name": part.name, "context": part.context}, decoy=part.decoy)
+
+        return Order(
+            lane=Lane.OTP,
+            owner_id=event.challenge_id,
+            generation=event.generation,
+            letter="code",
+            locale=event.locale if event.locale in LOCALES else LOCALES[0],
+            asked_at=asked_at,
+            deadline=_instant(event.deadline),
+            useless_at=ends_at,
+            parameters={
+                "reference": event.reference,
+                "asked_at": asked_at.astimezone(self._zone).strftime("%H:%M:%S, %d/%m/%Y"),
+                "life_minutes": f"{event.life_s / 60:g}",
+                "ends_at": ends_at.astimezone(self._zone).strftime("%H:%M"),
+            },
+            open=open_part,
+            code=CodeRecipe(event.code_kid, event.purpose, event.context_sha256, event.code_length),
+        )
+
+
+class NoticeOrders:
+    """Reads `kip.mailer.v1.NoticeRequested`."""
+
+    def __init__(self, ring: Keyring) -> None:
+        """Open seals with `ring`."""
+        self._ring = ring
+
+    def __call__(self, value: bytes) -> Order:
+        """Return the order.
+
+        Raises:
+            DecodeError, ValueError: not such a message.
+        """
+        event = notice_events_pb2.NoticeRequested.FromString(value)
+        if not event.notice_id or not event.letter:
+            raise ValueError("a NoticeRequested without id or letter")
+        asked_at = _instant(event.asked_at)
+
+        def open_part() -> PrivatePart:
+            about = ("kip.mailer.v1.SealedNotice", event.notice_id, "1")
+            seal = Seal(event.sealed.kid, event.sealed.nonce, event.sealed.ciphertext)
+            part = notice_events_pb2.SealedNotice.FromString(self._ring.open(seal, about=about))
+            return PrivatePart(part.email, {**part.parameters, "name": part.name})
+
+        return Order(
+            lane=Lane.NOTICE,
+            owner_id=event.notice_id,
+            generation=1,
+            letter=event.letter,
+            locale=event.locale if event.locale in LOCALES else LOCALES[0],
+            asked_at=asked_at,
+            deadline=_instant(event.deadline),
+            useless_at=asked_at + NOTICE_KEPT,
+            parameters={},
+            open=open_part,
+        )
+
+
+def _instant(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)

@@ -1,0 +1,106 @@
+"""The ledger in Redis: one hash per letter.
+
+| key | type | fields | ends |
+|---|---|---|---|
+| `mailer:{<letter id>}` | hash | `claimed`, `began` (a body may have left), `outcome` (MessagePack) | deadline + 24 h |
+
+A letter is *claimed* when the key exists, *handing over* from `began` on, and settled with `outcome`. The earliest
+`began` and the first `outcome` stay, so a repeat changes nothing. A call that needs longer than `BUDGET_S` counts as
+failed: slow is down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from services.mailer.metrics import MailerMetrics
+from services.mailer.ports import LedgerAway, Seen
+from services.mailer.rules.letter import Lane
+from services.mailer.rules.outcome import Dropped, HandedOver, Outcome, Refused
+
+T = TypeVar("T")
+
+BUDGET_S = 0.05
+UNCLAIMED_LIFE = timedelta(hours=48)
+KINDS: dict[str, type[HandedOver | Refused | Dropped]] = {
+    "handed_over": HandedOver,
+    "refused": Refused,
+    "dropped": Dropped,
+}
+
+
+def redis_client(url: str) -> Redis:
+    """Return a client that fails fast and never repeats by itself."""
+    return Redis.from_url(
+        url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0), max_connections=64
+    )
+
+
+def letter_key(letter_id: str) -> str:
+    """Return the key of a letter."""
+    return f"mailer:{{{letter_id}}}"
+
+
+class RedisLedger:
+    """Implements `Ledger`."""
+
+    def __init__(self, redis: Redis, lane: Lane, metrics: MailerMetrics) -> None:
+        """Use a client made by `redis_client`."""
+        self._redis = redis
+        self._lane = lane
+        self._metrics = metrics
+
+    async def claim(self, letter_id: str, keep_until: datetime) -> Seen:
+        """Implements `Ledger`."""
+        key = letter_key(letter_id)
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hsetnx(key, "claimed", "1")
+        pipeline.pexpireat(key, int(keep_until.timestamp() * 1000))
+        pipeline.hmget(key, ["began", "outcome"])
+        *_, (began, outcome) = await self._within_budget(pipeline.execute())
+        return Seen(
+            outcome=_outcome(outcome) if outcome else None,
+            body_started_at=datetime.fromtimestamp(float(began), UTC) if began else None,
+        )
+
+    async def handing_over(self, letter_id: str, body_started_at: datetime) -> None:
+        """Implements `Ledger`."""
+        await self._note(letter_id, "began", repr(body_started_at.timestamp()))
+
+    async def settle(self, letter_id: str, outcome: Outcome) -> None:
+        """Implements `Ledger`."""
+        packed = msgspec.msgpack.encode([_kind(outcome), msgspec.msgpack.encode(outcome)])
+        await self._note(letter_id, "outcome", packed)
+
+    async def _note(self, letter_id: str, field: str, value: str | bytes) -> None:
+        key = letter_key(letter_id)
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hsetnx(key, field, value)
+        pipeline.expire(key, UNCLAIMED_LIFE, nx=True)  # the claim may have failed: no key without an end
+        await self._within_budget(pipeline.execute())
+
+    async def _within_budget(self, call: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(BUDGET_S):
+                return await call
+        except (RedisError, OSError, TimeoutError) as error:
+            self._metrics.ledger_away.labels(self._lane).inc()
+            raise LedgerAway(type(error).__name__) from error
+
+
+def _kind(outcome: Outcome) -> str:
+    return next(name for name, kind in KINDS.items() if isinstance(outcome, kind))
+
+
+def _outcome(packed: bytes) -> Outcome:
+    name, body = msgspec.msgpack.decode(packed, type=tuple[str, bytes])
+    return msgspec.msgpack.decode(body, type=KINDS[name])

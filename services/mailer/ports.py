@@ -1,0 +1,109 @@
+"""What the mailer needs from outside, and what each part owes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from services.chassis.errors import Kind, ServiceError, Words
+from services.mailer.rules.letter import Message, Order, Rendered
+from services.mailer.rules.outcome import HandedOver, NoReply, Outcome, Refused
+
+
+class TryAgain(ServiceError):
+    """The letter did not leave, and may leave later: no relay, a 4xx, keys not rolled out yet, the ledger away."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "TRY_AGAIN"
+
+    def __init__(self, why: str) -> None:
+        """Say why, without personal data."""
+        super().__init__(Words(vi="Thư chưa gửi được, hệ thống sẽ thử lại.", en=why), retry_after=timedelta(seconds=1))
+
+
+class Unreadable(Exception):
+    """No retry can mend this order; its text is for people, without personal data."""
+
+
+class NoLongerWanted(Exception):
+    """Raised by a check on the way: stop before anything more leaves."""
+
+
+class LedgerAway(ConnectionError):
+    """The ledger does not answer within its budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the ledger knows of a letter."""
+
+    outcome: Outcome | None = None
+    """How it ended; nothing more is to be sent."""
+    body_started_at: datetime | None = None
+    """Its body may have left at this time, and nobody recorded an outcome: it is unknown."""
+
+
+class Texts(Protocol):
+    """The words of letters."""
+
+    def render(self, letter: str, parameters: Mapping[str, str]) -> Mapping[str, Rendered]:
+        """Return the words in every language.
+
+        Raises:
+            Unreadable: no such letter, or a parameter that its templates name is missing.
+        """
+
+
+class Checkpoints(Protocol):
+    """What a gateway asks on its way, so that a letter which is late or unwanted stops before it leaves."""
+
+    def still_wanted(self) -> None:
+        """Asked before `MAIL` and before `DATA`.
+
+        Raises:
+            NoLongerWanted: stop.
+        """
+
+    async def handing_over(self, body_started_at: datetime) -> None:
+        """Told before the first octet of the body leaves; returns when that is written down."""
+
+
+class MailGateway(Protocol):
+    """One relay. Holds a bounded number of slots: waiting for one is back-pressure, and it is free at the reply."""
+
+    async def send(self, message: Message, checkpoints: Checkpoints) -> HandedOver | Refused | NoReply:
+        """Take a slot and send.
+
+        Raises:
+            TryAgain: no body has left.
+            NoLongerWanted: from a checkpoint; no body has left.
+        """
+
+    async def imitate(self, checkpoints: Checkpoints) -> HandedOver:
+        """Take a slot, hold it as long as a real letter lately did, send nothing."""
+
+
+class Ledger(Protocol):
+    """Remembers each letter until it can matter no more. Every method answers within 50 ms or raises `LedgerAway`."""
+
+    async def claim(self, letter_id: str, keep_until: datetime) -> Seen:
+        """Note that this process works on the letter; return what was known before."""
+
+    async def handing_over(self, letter_id: str, body_started_at: datetime) -> None:
+        """Note that the body is about to leave. Durable before the first octet."""
+
+    async def settle(self, letter_id: str, outcome: Outcome) -> None:
+        """Note how it ended; later ones do not replace it."""
+
+
+class EventSink(Protocol):
+    """Tells the owner of a letter what became of it."""
+
+    async def announce(self, order: Order, outcome: Outcome) -> None:
+        """Publish on the lane's own topic and wait for the acknowledgement.
+
+        Raises:
+            TryAgain: not acknowledged; it may have been published.
+        """

@@ -1,0 +1,113 @@
+"""`python -m services.otp`: how otp is joined. Opened top to bottom, closed bottom to top."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import structlog
+from kip.otp.v1 import otp_service_pb2_grpc
+
+from services.chassis.clock import system_clock
+from services.chassis.grpc_server import grpc_server, probe_server, read_callers, read_tls
+from services.chassis.kafka_producer import producing
+from services.chassis.keyring import read_keyring
+from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, inbox_running
+from services.chassis.process import Stopping, run, until_stopped
+from services.chassis.retry import patiently
+from services.chassis.settings import read_settings, reading_files
+from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
+from services.otp.actions.follow import FollowDelivery
+from services.otp.actions.issue import IssueCode
+from services.otp.actions.sweep import AnnounceLetters, SweepOutbox
+from services.otp.actions.verify import VerifyCode
+from services.otp.actions.watch import GetChallenge
+from services.otp.inbound.grpc_api import SERVICE_NAME, OtpApi
+from services.otp.inbound.kafka_inbox import GROUP, MAIL_DELIVERY, DeliveryInbox
+from services.otp.metrics import OtpMetrics
+from services.otp.outbound.kafka_events import KafkaEvents, encode
+from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
+from services.otp.outbound.sealed_parts import KeyringSealer
+from services.otp.outbound.yaml_policy import read_policy
+from services.otp.ports import StoreUnavailable
+from services.otp.settings import OtpSettings
+
+SWEEP_PAUSE = timedelta(seconds=1)
+
+
+async def serve(settings: OtpSettings, stopping: Stopping) -> None:
+    """Serve until `stopping`, then let calls and records in hand finish."""
+    with reading_files():
+        policy = read_policy(settings.policy_file)
+        code_keys = read_keyring(settings.code_keys_file)
+        handle_keys = read_keyring(settings.handle_keys_file)
+        index_keys = read_keyring(settings.index_keys_file)
+        sealer = KeyringSealer(read_keyring(settings.seal_code_keys_file))
+        callers = read_callers(settings.callers_file)
+    health = Health()
+    registry = new_registry("otp", "0.1.0")
+    metrics = OtpMetrics(registry, policy.purposes)
+    for purpose in policy.purposes.values():
+        metrics.queue_deadline.labels(purpose.name).set(purpose.deadline.total_seconds())
+    async with AsyncExitStack() as parts:
+        await parts.enter_async_context(http_page(settings.http_address, registry, health))
+        await parts.enter_async_context(probe_server(settings.probe_address, health))
+        health.part("store", ready=False)
+        redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
+        producer = await parts.enter_async_context(producing(settings, "otp"))
+        store = RedisChallengeStore(redis, encode, metrics)
+        announce = AnnounceLetters(store, KafkaEvents(producer))
+        rings = {"code_keys": code_keys, "handle_keys": handle_keys, "index_keys": index_keys}
+        issue = IssueCode(store, sealer, announce, policy, **rings)
+        verify = VerifyCode(store, sealer, policy, code_keys=code_keys)
+        api = OtpApi(issue, verify, GetChallenge(store, policy), system_clock, metrics)
+        inbox = OrderedInbox(
+            settings,
+            group=GROUP,
+            topic=MAIL_DELIVERY,
+            handle=DeliveryInbox(FollowDelivery(store), metrics),
+            producer=producer,
+            metrics=InboxMetrics.on(registry),
+            options=InboxOptions(drain_grace=settings.drain_grace),
+        )
+        await patiently(store.ping, what="Redis (OTP_REDIS_URL)", on=(StoreUnavailable,))
+        health.part("store", ready=True)
+        following = await parts.enter_async_context(inbox_running(inbox))
+        await parts.enter_async_context(
+            grpc_server(
+                settings.grpc_address,
+                [lambda server: otp_service_pb2_grpc.add_OtpServiceServicer_to_server(api, server)],
+                names=[SERVICE_NAME],
+                domain="otp.kip",
+                callers=callers,
+                state=health,
+                registry=registry,
+                drain_grace=settings.drain_grace,
+                credentials=read_tls(settings.grpc_certificate_file, settings.grpc_key_file),
+            )
+        )
+        parts.callback(health.stop)
+        structlog.get_logger().info("serving", grpc=settings.grpc_address, http=settings.http_address)
+        await until_stopped(stopping, following, sweep_for_ever(SweepOutbox(store, announce), metrics))
+
+
+async def sweep_for_ever(sweep: SweepOutbox, metrics: OtpMetrics) -> None:
+    """Sweep the outbox every second; a store that is away is away for the sweep too."""
+    while True:
+        try:
+            metrics.outbox.set(await sweep())
+        except StoreUnavailable:
+            structlog.get_logger().warning("sweep_skipped", why="store away")
+        await asyncio.sleep(SWEEP_PAUSE.total_seconds())
+
+
+def main() -> None:
+    """Read the settings, then live."""
+    settings = read_settings(OtpSettings)
+    configure_telemetry("otp")
+    run(lambda stopping: serve(settings, stopping))
+
+
+if __name__ == "__main__":
+    main()

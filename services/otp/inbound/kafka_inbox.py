@@ -1,0 +1,64 @@
+"""`mail.delivery.otp.v1` → follow: what the mailer says about letters with codes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+from kip.mailer.v1 import mail_events_pb2
+
+from services.chassis.ordered_inbox import Poison, Record
+from services.otp.actions.follow import FollowDelivery, Unfollowed
+from services.otp.metrics import OtpMetrics
+from services.otp.rules.challenge import Delivery, Fate
+
+MAIL_DELIVERY = "mail.delivery.otp.v1"
+GROUP = "otp"
+
+
+class DeliveryInbox:
+    """Decodes delivery events and follows them."""
+
+    def __init__(self, follow: FollowDelivery, metrics: OtpMetrics) -> None:
+        """Hand each event to `follow`."""
+        self._follow = follow
+        self._metrics = metrics
+
+    async def __call__(self, record: Record) -> None:
+        """Handle one record.
+
+        Raises:
+            Poison: no delivery event.
+        """
+        try:
+            event = mail_events_pb2.MailDelivery.FromString(record.value)
+        except DecodeError as error:
+            raise Poison("not a kip.mailer.v1.MailDelivery: the octets do not decode") from error
+        delivery = _delivery(event)
+        merged = await self._follow(event.owner_id, event.generation, delivery)
+        if merged is Unfollowed.UNKNOWN:
+            self._metrics.deliveries.labels("unknown").inc()
+        elif not isinstance(merged, Unfollowed):
+            self._metrics.deliveries.labels(delivery.fate.value).inc()
+            if delivery.fate is Fate.HANDED_OVER and merged.newest.number == event.generation:
+                wait = (merged.newest.handed_over_at or delivery.at) - merged.newest.made_at
+                self._metrics.hand_over_wait.observe(wait.total_seconds())
+
+
+def _delivery(event: mail_events_pb2.MailDelivery) -> Delivery:
+    at = _instant(event.at)
+    match event.WhichOneof("fate"):
+        case "handed_over":
+            began = event.handed_over.body_started_at
+            return Delivery(Fate.HANDED_OVER, at, body_started_at=_instant(began) if began.seconds else None)
+        case "dropped":
+            return Delivery(Fate.DROPPED, at, exposed=event.dropped.exposed)
+        case None:
+            raise Poison("a delivery event without a fate: its writer is newer than this reader, or broken")
+        case fate:
+            return Delivery(Fate(fate), at)
+
+
+def _instant(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)

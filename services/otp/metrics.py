@@ -1,0 +1,61 @@
+"""Every metric of otp. Labels are closed sets; never an address, an id or a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REQUEST_OUTCOMES = ("queued", "joined", "repeated", "too_soon")
+VERDICTS = ("accepted", "wrong", "expired", "locked", "used", "unknown")
+FATES = ("handed_over", "deferred", "delivered", "bounced", "refused", "dropped")
+
+
+class OtpMetrics:
+    """The metrics of one process, on its own registry."""
+
+    def __init__(self, registry: CollectorRegistry, purposes: Iterable[str]) -> None:
+        """Register everything, every label set at 0."""
+        self.requests = Counter(
+            "otp_requests",
+            "Requests for a code, by purpose and what became of them.",
+            ["purpose", "outcome"],
+            registry=registry,
+        )
+        self.verdicts = Counter("otp_verifications", "Typed codes judged, by verdict.", ["result"], registry=registry)
+        self.deliveries = Counter(
+            "otp_deliveries_followed",
+            "Delivery events merged, by fate; `unknown` names no challenge of ours.",
+            ["fate"],
+            registry=registry,
+        )
+        self.hand_over_wait = Histogram(
+            "otp_hand_over_wait_seconds",
+            "From request to the relay's 250. Buckets around the promptness objective (10 s) and the deadline (840 s).",
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 840, 1200),
+            registry=registry,
+        )
+        self.outbox = Gauge(
+            "otp_outbox_messages", "Events that wait to be published, as last swept.", registry=registry
+        )
+        self.queue_deadline = Gauge(
+            "otp_queue_deadline_seconds",
+            "How long a letter may wait in our queue (patience - reserve).",
+            ["purpose"],
+            registry=registry,
+        )
+        self.redis_seconds = Histogram(
+            "redis_client_duration_seconds",
+            "One script or command, seen from here. Buckets from a loopback round trip to the socket timeout.",
+            ["command_class"],
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1),
+            registry=registry,
+        )
+        self.redis_errors = Counter("redis_client_errors", "Redis calls that failed.", registry=registry)
+        for purpose in purposes:
+            for outcome in REQUEST_OUTCOMES:
+                self.requests.labels(purpose, outcome)
+        for verdict in VERDICTS:
+            self.verdicts.labels(verdict)
+        for fate in (*FATES, "unknown"):
+            self.deliveries.labels(fate)

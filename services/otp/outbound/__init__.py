@@ -1,0 +1,1 @@
+"""What the service stands on: Redis, Kafka, files. Each adapter keeps a promise of `ports`."""

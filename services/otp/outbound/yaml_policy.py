@@ -1,0 +1,99 @@
+"""The policy, read from YAML and checked: every problem at once, in the words of the file."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from services.otp.rules.policy import AdviceKind, Policy, Purpose
+
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)")
+UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+}
+LONGEST_LIFE = timedelta(minutes=10)  # NIST SP 800-63B §5.1.3.2, OWASP ASVS 6.5.5
+
+
+class PolicyWrongError(ValueError):
+    """The policy file cannot be used; the text lists every problem."""
+
+
+def _duration(value: object) -> timedelta:
+    match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("must be a number with s, min or h, such as `5 min`")
+    return float(match.group(1)) * UNITS[match.group(2)]
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
+Text = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class _PurposeEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digits: Annotated[int, Field(ge=6, le=10)]
+    life: Duration
+    max_life: Annotated[Duration, Field(le=LONGEST_LIFE)]
+    challenge_life: Duration
+    patience: Duration
+    reserve: Duration
+    cooldown: Duration
+    attempts_per_handle: Annotated[int, Field(ge=1, le=10)]
+    attempts: Annotated[int, Field(ge=1, le=100)]
+    spam_after: Duration
+    default_locale: Annotated[str, Field(pattern="^(vi|en)$")]
+    alternatives: tuple[Text, ...]
+    advice: dict[AdviceKind, dict[str, Text]]
+
+    @model_validator(mode="after")
+    def _fits(self) -> _PurposeEntry:
+        problems = []
+        if self.reserve >= self.patience:
+            problems.append("reserve must be shorter than patience: the difference is what the queue may use")
+        if self.life > self.max_life:
+            problems.append("life must not be longer than max_life")
+        if self.challenge_life < self.patience + self.life:
+            problems.append("challenge_life must hold patience + life, else the last code dies with the challenge")
+        lacking = [kind for kind in AdviceKind if set(self.advice.get(kind, {})) != {"vi", "en"}]
+        if lacking:
+            problems.append(f"advice needs vi and en for: {', '.join(lacking)}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class _PolicyFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    purposes: Annotated[
+        dict[Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,31}$")], _PurposeEntry], Field(min_length=1)
+    ]
+
+
+def read_policy(path: Path) -> Policy:
+    """Read and check the policy.
+
+    Raises:
+        PolicyWrongError: lists every problem of the file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise PolicyWrongError(f"{path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise PolicyWrongError(f"{path} is not YAML: {error}") from error
+    try:
+        entries = _PolicyFile.model_validate(content).purposes
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise PolicyWrongError("\n  ".join([f"{path} is wrong:", *problems])) from error
+    return Policy({name: Purpose(name=name, **dict(entry)) for name, entry in entries.items()})

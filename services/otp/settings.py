@@ -1,0 +1,39 @@
+"""What otp is told from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from services.chassis.settings import HostPort, KafkaSettings, Profile, demand
+
+PACKAGED_POLICY = Path(__file__).with_name("policy.yaml")
+
+
+class OtpSettings(KafkaSettings):
+    """`OTP_*` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="OTP_")
+
+    grpc_address: HostPort = Field("0.0.0.0:50051", description="Where the API is served.")
+    grpc_certificate_file: Path | None = Field(
+        None, description="PEM certificate chain of the API; demanded in production."
+    )
+    grpc_key_file: Path | None = Field(None, description="PEM private key of the API; demanded in production.")
+    redis_url: SecretStr = Field(description="redis:// or rediss:// URL of the store; rediss demanded in production.")
+    callers_file: Path = Field(description="JSON: who may call, with the SHA-256 of their token.")
+    policy_file: Path = Field(PACKAGED_POLICY, description="YAML: what each purpose promises.")
+    code_keys_file: Path = Field(description="Key ring that codes are derived with; shared with the mailer.")
+    handle_keys_file: Path = Field(description="Key ring of handles; otp's own.")
+    index_keys_file: Path = Field(description="Key ring of the HMACs in keys; otp's own.")
+    seal_code_keys_file: Path = Field(description="Key ring that seals addresses; shared with the mailer.")
+
+    @model_validator(mode="after")
+    def _protected(self) -> OtpSettings:
+        if self.profile is Profile.PRODUCTION:
+            demand(grpc_certificate_file=self.grpc_certificate_file, grpc_key_file=self.grpc_key_file)
+            if not self.redis_url.get_secret_value().startswith("rediss://"):
+                raise ValueError("redis_url must be a rediss:// URL outside a laptop")
+        return self
