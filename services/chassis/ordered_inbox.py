@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -44,6 +43,7 @@ from opentelemetry import propagate, trace
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.chassis.errors import Kind, ServiceError
+from services.chassis.faust_app import build_app
 from services.chassis.kafka_producer import BrokerAway, Producer
 from services.chassis.offset_tracker import OffsetTracker, Slot
 from services.chassis.retry import patiently
@@ -153,7 +153,8 @@ class OrderedInbox:
         self._slots = asyncio.Semaphore(self._options.concurrency)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._accepting = False
+        self._draining = False
+        self._drained_rebalance = 0
         self._stopping = asyncio.Event()
         self._broken = asyncio.Event()
         self._log = structlog.get_logger().bind(topic=topic, group=group)
@@ -183,6 +184,8 @@ class OrderedInbox:
             return
         app = self._build()
         self._broken.clear()
+        self._draining = False
+        self._drained_rebalance = 0
         async with faust_app_running(app, stop_timeout=STOP_TIMEOUT_S):
             self._health.part(f"inbox {self._topic}", ready=True)
             ends = [
@@ -206,65 +209,58 @@ class OrderedInbox:
 
     def _build(self) -> faust.App:
         options = self._options
-        options.data.mkdir(parents=True, exist_ok=True)
-        app = faust.App(
-            self._group,
-            broker=[f"kafka://{broker}" for broker in self._settings.kafka_brokers.split(",")],
-            broker_credentials=_credentials(self._settings),
-            autodiscover=False,
-            datadir=str(options.data / self._group),
-            store="memory://",
-            web_enabled=False,
-            topic_disable_leader=True,
-            topic_allow_declare=False,
-            table_standby_replicas=0,
-            consumer_auto_offset_reset="earliest",
-            broker_session_timeout=options.session_timeout.total_seconds(),
-            broker_heartbeat_interval=options.session_timeout.total_seconds() / 4,
-            broker_request_timeout=options.session_timeout.total_seconds() + 5,
-            broker_commit_interval=0.5,
-            stream_buffer_maxsize=2 * options.window,
-            producer_request_timeout=15,
-            worker_redirect_stdouts=False,
-        )
-        topic = app.topic(self._topic, key_type=bytes, key_serializer="raw", value_type=bytes, value_serializer="raw")
 
         async def intake(stream: Any) -> None:
             unacknowledged = stream.noack()
             async for event in unacknowledged.events():
                 await self._take(app, unacknowledged, event)
 
-        app.agent(topic, name=f"{self._group}-intake", concurrency=1)(intake)
+        app = build_app(
+            self._settings,
+            group=self._group,
+            topic=self._topic,
+            intake=intake,
+            session_timeout=options.session_timeout,
+            buffer=2 * options.window,
+            folder=options.data,
+        )
         app.on_partitions_assigned.connect(self._assigned, weak=False)  # type: ignore[arg-type] # the stub knows no methods
         app.on_partitions_revoked.connect(self._revoked, weak=False)  # type: ignore[arg-type] # the stub knows no methods
         return app
 
     async def _assigned(self, _app: Any, *_: Any, **__: Any) -> None:
-        self._give_up()
-        self._accepting = not self._stopping.is_set()
         self._log.info("partitions_assigned")
 
-    async def _revoked(self, _app: Any, *_: Any, **__: Any) -> None:
+    async def _revoked(self, app: Any, *_: Any, **__: Any) -> None:
+        """From here on, what comes belongs to the next assignment, also if it comes before `_assigned` is called."""
         self._give_up()
+        self._drained_rebalance = app.rebalancing_count
+        self._draining = self._stopping.is_set()
         self._log.info("partitions_revoked")
 
     async def _follow_rebalances(self, app: faust.App) -> None:
-        """Drain, then give up: Faust waits without limit for what is in hand before it lets partitions go."""
+        """Drain, then give up: Faust waits without limit for what is in hand before it lets partitions go.
+
+        Once per rebalance, and never after its revocation: draining then would turn away the next assignment's records,
+        which nobody fetches again.
+        """
         while True:
             await asyncio.sleep(LOOK)
-            if app.rebalancing and self._accepting:
-                await self._drain(until=lambda: not app.rebalancing)
-                self._give_up()
+            if app.rebalancing and app.rebalancing_count != self._drained_rebalance:
+                self._drained_rebalance = app.rebalancing_count
+                await self._drain(until=lambda: not self._draining)
+                if self._draining:
+                    self._give_up()
 
     async def _drain(self, until: Callable[[], bool] = lambda: False) -> None:
-        self._accepting = False
+        self._draining = True
         self._changed.set()
         deadline = asyncio.get_running_loop().time() + self._options.drain_grace.total_seconds()
         while len(self._tracker) and asyncio.get_running_loop().time() < deadline and not until():  # noqa: ASYNC110 - Faust's state has no event
             await asyncio.sleep(LOOK / 2)
+        self._log.info("drained", left=len(self._tracker))
 
     def _give_up(self) -> None:
-        self._accepting = False
         left = self._tracker.give_up()
         for slot in left:
             slot.carried.message.acked = True
@@ -279,12 +275,11 @@ class OrderedInbox:
     async def _take(self, app: faust.App, stream: Any, event: Any) -> None:
         message = event.message
         epoch = self._tracker.epoch
-        while epoch == self._tracker.epoch and not self._tracker.has_room(message.partition, message.offset):
+        while self._may_wait(epoch) and not self._tracker.has_room(message.partition, message.offset):
             self._changed.clear()
             await self._changed.wait()
         await self._slots.acquire()
-        stale = message.generation_id != app.consumer_generation_id
-        if stale or epoch != self._tracker.epoch or not self._accepting:
+        if message.generation_id != app.consumer_generation_id or not self._may_wait(epoch):
             self._slots.release()
             message.acked = True
             return
@@ -293,6 +288,10 @@ class OrderedInbox:
         self._tasks.add(task)
         task.add_done_callback(self._ended)  # not a `finally` in the task: one cancelled before its first step has none
         self._metrics.in_hand.labels(self._topic).set(len(self._tracker))
+
+    def _may_wait(self, epoch: int) -> bool:
+        """Say whether a record that came in `epoch` is still ours to take; if not, whoever owns it next fetches it."""
+        return epoch == self._tracker.epoch and not self._draining
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -374,18 +373,6 @@ def _record(message: Any) -> Record:
         timestamp=datetime.fromtimestamp(message.timestamp, UTC),
         epoch=message.generation_id,
     )
-
-
-def _credentials(settings: KafkaSettings) -> Any:
-    context = ssl.create_default_context(cafile=settings.kafka_ca_file) if settings.kafka_tls else None
-    if settings.kafka_user and settings.kafka_password:
-        return faust.SASLCredentials(
-            username=settings.kafka_user,
-            password=settings.kafka_password.get_secret_value(),
-            ssl_context=context,
-            mechanism="SCRAM-SHA-512",
-        )
-    return faust.SSLCredentials(context=context) if context else None
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ once: somebody means it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -77,12 +76,15 @@ async def _with_signals(serve: Callable[[Stopping], Coroutine[None, None, None]]
 async def until_stopped(stopping: Stopping, *parts: Awaitable[object]) -> None:
     """Wait for `stopping`, or for the first of the parts to end, which it never should.
 
+    Coroutines among the parts live as long as this call; tasks belong to whoever made them and are left running.
+
     Raises:
         RuntimeError: a part ended without being asked to.
         the part's own error, when it failed.
     """
     stopping.serving = True
     tasks = [asyncio.ensure_future(part) for part in parts]
+    own = [task for task, part in zip(tasks, parts, strict=True) if task is not part]
     stop = asyncio.create_task(stopping.wait())
     try:
         done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -90,7 +92,6 @@ async def until_stopped(stopping: Stopping, *parts: Awaitable[object]) -> None:
             task.result()
             raise RuntimeError(f"a part ended by itself: {task!r}")
     finally:
-        for task in [stop, *tasks]:
+        for task in (stop, *own):
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(stop, *tasks, return_exceptions=True)
+        await asyncio.gather(stop, *own, return_exceptions=True)

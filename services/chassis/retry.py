@@ -60,4 +60,8 @@ async def patiently(
         before_sleep=say,
         reraise=True,
     )
-    return await retrying(operation)
+
+    async def once() -> T:  # tenacity awaits coroutine functions only; a lambda that returns a coroutine is none
+        return await operation()
+
+    return await retrying(once)

@@ -88,7 +88,7 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         del context
         checks = FieldChecks()
         handle = checks.text("handle", request.handle, longest=MAX_HANDLE)
-        code = checks.text("code", request.code, longest=MAX_CODE)
+        code = checks.code("code", request.code, longest=MAX_CODE)
         checks.done()
         verdict = await self._verify(caller(), handle, code, self._clock())
         self._metrics.verdicts.labels(type(verdict).__name__.lower()).inc()

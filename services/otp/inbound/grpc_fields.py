@@ -5,6 +5,7 @@ from __future__ import annotations
 from email_validator import EmailNotValidError, validate_email
 
 from services.chassis.errors import FieldViolation, Kind, ServiceError, Words
+from services.otp.rules.verdict import cleaned
 
 MAX_KEY = 128
 MAX_SUBJECT = 128
@@ -59,6 +60,18 @@ class FieldChecks:
             )
             return ""
         return address.ascii_email or address.normalized
+
+    def code(self, field: str, value: str, *, longest: int) -> str:
+        """Check a typed code: digits, as people part them. What can never be a code costs no attempt."""
+        violations_before = len(self._violations)
+        digits = cleaned(self.text(field, value, longest=longest))
+        if len(self._violations) == violations_before and not (digits.isascii() and digits.isdigit()):
+            self._add(
+                field,
+                "phải là các chữ số trong thư; có thể có dấu cách hoặc gạch nối",
+                "must be the digits of the mail; spaces and dashes do not matter",
+            )
+        return value
 
     def locale(self, field: str, value: str) -> str:
         """Check a language."""

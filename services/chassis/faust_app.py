@@ -1,0 +1,77 @@
+"""A Faust app as `ordered_inbox` needs it: built in a factory, one intake, everything else of Faust switched off.
+
+No tables, no web server, no topics of its own, no leader election, no producer in use: what is left is membership of a
+group, fetching and back-pressure. Each setting that differs from Faust's default says why.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import faust
+
+from services.chassis.settings import KafkaSettings
+
+
+def build_app(
+    settings: KafkaSettings,
+    *,
+    group: str,
+    topic: str,
+    intake: Callable[[Any], Awaitable[None]],
+    session_timeout: timedelta,
+    buffer: int,
+    folder: Path,
+) -> faust.App:
+    """Return an app that feeds the raw records of `topic` to `intake`; nothing is connected yet.
+
+    Args:
+        settings: where the brokers are, and who we are.
+        group: the consumer group, and the name of the app.
+        topic: the one topic.
+        intake: gets Faust's stream; must never raise.
+        session_timeout: after a kill, how long the group waits before it gives the partitions to somebody else.
+        buffer: records that are fetched ahead.
+        folder: made when it is not there; Faust wants one, nothing that matters is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = session_timeout.total_seconds()
+    app = faust.App(
+        group,
+        broker=[f"kafka://{broker}" for broker in settings.kafka_brokers.split(",")],
+        broker_credentials=_credentials(settings),
+        autodiscover=False,
+        datadir=str(folder / group),
+        store="memory://",
+        web_enabled=False,  # it would serve its tables to anybody
+        topic_disable_leader=True,  # it would create a topic of its own
+        topic_allow_declare=False,  # topics are made by deploy/create_topics.py
+        table_standby_replicas=0,  # any other number brings Faust's own assignor
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=seconds,
+        broker_heartbeat_interval=seconds / 4,
+        broker_request_timeout=seconds + 5,  # must not be shorter than the session
+        broker_commit_interval=0.5,  # what a crash repeats beyond the window
+        stream_buffer_maxsize=buffer,
+        producer_request_timeout=15,  # the default is twenty minutes
+        worker_redirect_stdouts=False,
+    )
+    raw = app.topic(topic, key_type=bytes, key_serializer="raw", value_type=bytes, value_serializer="raw")
+    app.agent(raw, name=f"{group}-intake", concurrency=1)(intake)
+    return app
+
+
+def _credentials(settings: KafkaSettings) -> Any:
+    context = ssl.create_default_context(cafile=settings.kafka_ca_file) if settings.kafka_tls else None
+    if settings.kafka_user and settings.kafka_password:
+        return faust.SASLCredentials(
+            username=settings.kafka_user,
+            password=settings.kafka_password.get_secret_value(),
+            ssl_context=context,
+            mechanism="SCRAM-SHA-512",
+        )
+    return faust.SSLCredentials(context=context) if context else None
