@@ -6,7 +6,7 @@ TO ?= lan@example.vn
 BIN := .venv/bin
 export PYTHONPATH := protos:.
 export PYTHONDONTWRITEBYTECODE := 1
-PYTEST := $(BIN)/pytest
+PYTEST = $(BIN)/pytest --junitxml=.kip/reports/$@.xml
 
 .PHONY: help
 help:  ## list the targets

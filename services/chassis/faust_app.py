@@ -9,12 +9,18 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import faust
 
 from services.chassis.settings import KafkaSettings
+
+
+class _Diskless(faust.App):
+    """Faust makes folders for tables at the start; we have no tables, and a read-only file system."""
+
+    def _create_directories(self) -> None:
+        pass
 
 
 def build_app(
@@ -25,7 +31,6 @@ def build_app(
     intake: Callable[[Any], Awaitable[None]],
     session_timeout: timedelta,
     buffer: int,
-    folder: Path,
 ) -> faust.App:
     """Return an app that feeds the raw records of `topic` to `intake`; nothing is connected yet.
 
@@ -36,16 +41,13 @@ def build_app(
         intake: gets Faust's stream; must never raise.
         session_timeout: after a kill, how long the group waits before it gives the partitions to somebody else.
         buffer: records that are fetched ahead.
-        folder: made when it is not there; Faust wants one, nothing that matters is in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     seconds = session_timeout.total_seconds()
-    app = faust.App(
+    app = _Diskless(
         group,
         broker=[f"kafka://{broker}" for broker in settings.kafka_brokers.split(",")],
         broker_credentials=_credentials(settings),
         autodiscover=False,
-        datadir=str(folder / group),
         store="memory://",
         web_enabled=False,  # it would serve its tables to anybody
         topic_disable_leader=True,  # it would create a topic of its own

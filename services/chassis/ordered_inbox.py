@@ -28,12 +28,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -122,8 +120,6 @@ class InboxOptions:
     drain_grace: timedelta = timedelta(seconds=10)
     session_timeout: timedelta = timedelta(seconds=10)
     """After a kill, how long the group waits before it gives the partitions to somebody else."""
-    data: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "kip-faust")
-    """Faust wants a folder; nothing that matters is in it."""
 
 
 class OrderedInbox:
@@ -155,6 +151,8 @@ class OrderedInbox:
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._drained_rebalance = 0
+        self.consuming = False
+        """True while there is something to drain; else the consumer is being built, or waits for a broker."""
         self._stopping = asyncio.Event()
         self._broken = asyncio.Event()
         self._log = structlog.get_logger().bind(topic=topic, group=group)
@@ -187,6 +185,7 @@ class OrderedInbox:
         self._draining = False
         self._drained_rebalance = 0
         async with faust_app_running(app, stop_timeout=STOP_TIMEOUT_S):
+            self.consuming = True
             self._health.part(f"inbox {self._topic}", ready=True)
             ends = [
                 asyncio.create_task(end)
@@ -201,6 +200,7 @@ class OrderedInbox:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 await self._drain()
             finally:
+                self.consuming = False
                 for end in ends:
                     end.cancel()
                 self._give_up()
@@ -222,7 +222,6 @@ class OrderedInbox:
             intake=intake,
             session_timeout=options.session_timeout,
             buffer=2 * options.window,
-            folder=options.data,
         )
         app.on_partitions_assigned.connect(self._assigned, weak=False)  # type: ignore[arg-type] # the stub knows no methods
         app.on_partitions_revoked.connect(self._revoked, weak=False)  # type: ignore[arg-type] # the stub knows no methods
@@ -383,4 +382,7 @@ async def inbox_running(inbox: OrderedInbox) -> AsyncIterator[asyncio.Task[None]
         yield running
     finally:
         inbox.stop()
-        await running
+        if not inbox.consuming:
+            running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running

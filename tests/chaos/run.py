@@ -134,6 +134,7 @@ class Chaos:
                 )
                 await patiently(lambda: producer.publish(record, within=PUBLISH_WITHIN), what="chaos", on=(BrokerAway,))
 
+            await eventually(lambda: producer.connected, within_s=30, what="the producer has seen the broker")
             started = time.monotonic()
             for number in range(self._records):
                 sending.create_task(send(number))
