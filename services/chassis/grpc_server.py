@@ -177,9 +177,6 @@ class _Gate(grpc.aio.ServerInterceptor):
                 except asyncio.CancelledError:
                     code = "CANCELLED"
                     raise
-                except grpc.aio.AbortError:
-                    code = "ABORTED"
-                    raise
                 except Exception:  # noqa: BLE001 - the outermost frame of a call
                     code = "INTERNAL"
                     structlog.get_logger().exception("call_failed", method=method)

@@ -128,7 +128,7 @@ class IssueCode:
             )
         subject_key = mac(index, "subject", request.purpose, request.subject).hex()
         same_wish = mac(index, "wish", request.caller, request.purpose, request.subject, request.email, request.context)
-        decided = await self._decide_and_commit(
+        decided, decided_at = await self._decide_and_commit(
             self._wish(request, purpose, claim, same_wish.hex(), now), claim, subject_key
         )
         if decided.challenge.id != claim.challenge_id:
@@ -139,7 +139,7 @@ class IssueCode:
             raise AssertionError("a decided request has no handle")
         return Issued(
             handle=handle_text(decided.challenge.id, secret),
-            challenge=seen_by(decided.challenge, place, purpose, decided.challenge.newest.made_at),
+            challenge=seen_by(decided.challenge, place, purpose, decided_at),
             joined=isinstance(decided, Joined) or (isinstance(decided, Repeated) and decided.joined),
             outcome=type(decided).__name__.lower(),
         )
@@ -169,7 +169,10 @@ class IssueCode:
         key = self._handle_keys.named(handle_kid)
         return mac(key, "kip-handle-v1", challenge_id, request.caller, request.idempotency_key)
 
-    async def _decide_and_commit(self, wish: Wish, claim: Claim, subject_key: str) -> Queued | Joined | Repeated:
+    async def _decide_and_commit(
+        self, wish: Wish, claim: Claim, subject_key: str
+    ) -> tuple[Queued | Joined | Repeated, datetime]:
+        """Return what was decided, and when by the store's clock."""
         shard = self._store.shard_of(claim.challenge_id)
         if shard is None:
             raise AssertionError("a minted id carries its shard")
@@ -183,7 +186,7 @@ class IssueCode:
             if isinstance(decided, TooSoon):
                 raise _too_soon(decided.retry_after)
             if isinstance(decided, Repeated) or await self._committed(shard, decided):
-                return decided
+                return decided, loaded.now
         raise StoreUnavailable
 
     async def _committed(self, shard: int, decided: Queued | Joined) -> bool:
