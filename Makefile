@@ -6,6 +6,7 @@ TO ?= lan@example.vn
 BIN := .venv/bin
 export PYTHONPATH := protos:.
 export PYTHONDONTWRITEBYTECODE := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST = $(BIN)/pytest --junitxml=.kip/reports/$@.xml
 
 .PHONY: help
@@ -60,8 +61,10 @@ protos: setup  ## generate Python from the contracts
 protos-check: setup  ## buf lint, no breaking change since the last release, generated code is fresh
 	@$(BIN)/buf lint protos && $(BIN)/buf breaking protos --against protos/released.binpb
 	@$(BIN)/python -m tests.quality.generated_code
+agree: setup  ## places that must say the same do (a part of contract)
+	@$(PYTEST) tests/contract/test_places_agree_*.py tests/contract/test_hot_path.py
 k8s-check: setup  ## render the manifests and validate them strictly
-	@$(BIN)/kubectl kustomize deploy/k8s/base > .kip/k8s.yaml && $(BIN)/kubernetes-validate --quiet --strict .kip/k8s.yaml
+	@mkdir -p .kip && $(BIN)/kubectl kustomize deploy/k8s/base > .kip/k8s.yaml && $(BIN)/kubernetes-validate --quiet --strict .kip/k8s.yaml
 settings-doc: setup  ## rewrite the settings tables of the services' READMEs
 	@$(BIN)/python -m tests.quality.settings_tables --write
 

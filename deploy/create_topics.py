@@ -1,4 +1,6 @@
-"""Every topic with its partitions and retention: `python -m deploy.create_topics --brokers HOST:PORT`.
+"""Every topic with its partitions and retention: `python -m deploy.create_topics`.
+
+On a laptop `--brokers HOST:PORT` says where; without it `TOPICS_KAFKA_*` does, with TLS and SCRAM as for any service.
 
 The one place where topics are made, on a laptop, in CI and in a cluster's job; `docs/events.md` is its twin for people,
 and a test compares the two with the code. Safe to repeat: what exists is left as it is.
@@ -13,11 +15,21 @@ from dataclasses import dataclass
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
+from pydantic_settings import SettingsConfigDict
+
+from services.chassis.kafka_producer import client_config
+from services.chassis.settings import KafkaSettings, Profile, read_settings
 
 HOUR_MS = 3_600_000
 WAIT_S = 30
 CODE_PARTITIONS = 12  # the most mailers that can share the lane; more would only cost file handles
 PARTITIONS = 6
+
+
+class TopicsSettings(KafkaSettings):
+    """`TOPICS_*` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TOPICS_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +56,19 @@ CONSUMED = (
 TOPICS = (*CONSUMED, *(topic.dead for topic in CONSUMED))
 
 
-def create_topics(brokers: str, *, replication: int = 1, topics: tuple[Topic, ...] = TOPICS) -> list[str]:
+def laptop(brokers: str) -> TopicsSettings:
+    """Return settings for brokers without TLS."""
+    return TopicsSettings(profile=Profile.LAPTOP, kafka_brokers=brokers)
+
+
+def create_topics(settings: KafkaSettings, *, replication: int = 1, topics: tuple[Topic, ...] = TOPICS) -> list[str]:
     """Create what does not exist, and wait until every topic has a leader; return the names that were new.
 
     Raises:
         KafkaError: the broker refused, or is not there.
         TimeoutError: a topic had no leader in time.
     """
-    admin = KafkaAdminClient(bootstrap_servers=brokers.split(","), client_id="create-topics")
+    admin = KafkaAdminClient(**client_config(settings), client_id="create-topics")
     try:
         existing = set(admin.list_topics())
         new = [topic for topic in topics if topic.name not in existing]
@@ -92,11 +109,12 @@ def _wait_for_leaders(admin: KafkaAdminClient, names: list[str]) -> None:
 def main() -> int:
     """Create the topics and say so."""
     parser = argparse.ArgumentParser(description="Create Kịp's topics; what exists is left as it is.")
-    parser.add_argument("--brokers", required=True, help="bootstrap servers, HOST:PORT[,HOST:PORT]")
+    parser.add_argument("--brokers", help="bootstrap servers without TLS, HOST:PORT[,HOST:PORT]; else TOPICS_KAFKA_*")
     parser.add_argument("--replication", type=int, default=1, help="copies of each partition (3 in production)")
     chosen = parser.parse_args()
+    settings = laptop(chosen.brokers) if chosen.brokers else read_settings(TopicsSettings)
     try:
-        new = create_topics(chosen.brokers, replication=chosen.replication)
+        new = create_topics(settings, replication=chosen.replication)
     except (KafkaError, TimeoutError) as error:
         print(f"topics were not created: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from deploy.create_topics import create_topics
+from deploy.create_topics import create_topics, laptop
 from deploy.dev.kafka_broker import KafkaBroker
 from deploy.dev.valkey_server import ValkeyServer
 from tests.servers.postgresql_server import PostgresqlServer, why_missing
@@ -32,13 +32,13 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real broker with every topic of ours."""
     given = os.environ.get("TEST_KAFKA")
     if given:
-        create_topics(given)
+        create_topics(laptop(given))
         yield Server(given)
         return
     broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
     broker.start()
     try:
-        create_topics(broker.address)
+        create_topics(laptop(broker.address))
         yield Server(broker.address)
     finally:
         broker.stop()

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from deploy.create_topics import Topic, create_topics
+from deploy.create_topics import Topic, create_topics, laptop
 from deploy.dev.kafka_broker import KafkaBroker
 from services.chassis.events import Envelope
 from services.chassis.kafka_producer import BrokerAway, producing
@@ -70,7 +70,7 @@ class Chaos:
         """Run it to the end."""
         started = time.monotonic()
         await asyncio.to_thread(
-            create_topics, self._broker.address, topics=(Topic(self._topic, PARTITIONS, 3_600_000),)
+            create_topics, laptop(self._broker.address), topics=(Topic(self._topic, PARTITIONS, 3_600_000),)
         )
         self._done.touch()
         producing_task = asyncio.create_task(self._produce())

@@ -38,8 +38,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the procedure does not allow this move. Metadata: from, to, allowed."""
     ERROR_REASON_ARCHIVE_UNAVAILABLE: _ErrorReason.ValueType  # 7
     """UNAVAILABLE, with RetryInfo: the archive does not answer."""
-    ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 8
-    """PERMISSION_DENIED: the caller may not use this call."""
     ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 9
     """UNAUTHENTICATED: no credentials, or none that we know."""
 
@@ -62,8 +60,6 @@ ERROR_REASON_MOVE_NOT_ALLOWED: ErrorReason.ValueType  # 6
 """FAILED_PRECONDITION: the procedure does not allow this move. Metadata: from, to, allowed."""
 ERROR_REASON_ARCHIVE_UNAVAILABLE: ErrorReason.ValueType  # 7
 """UNAVAILABLE, with RetryInfo: the archive does not answer."""
-ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 8
-"""PERMISSION_DENIED: the caller may not use this call."""
 ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 9
 """UNAUTHENTICATED: no credentials, or none that we know."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -34,8 +34,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED, with RetryInfo: this subject asked for a code a moment ago."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 6
     """UNAVAILABLE, with RetryInfo: the challenge store does not answer."""
-    ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 7
-    """PERMISSION_DENIED: the caller may not use this call."""
     ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 8
     """UNAUTHENTICATED: no credentials, or none that we know."""
 
@@ -54,8 +52,6 @@ ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 4
 """RESOURCE_EXHAUSTED, with RetryInfo: this subject asked for a code a moment ago."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 6
 """UNAVAILABLE, with RetryInfo: the challenge store does not answer."""
-ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 7
-"""PERMISSION_DENIED: the caller may not use this call."""
 ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 8
 """UNAUTHENTICATED: no credentials, or none that we know."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,91 @@
+"""Topics and groups in the code, in `deploy/create_topics.py`, in `docs/events.md` and in what lagwatch watches."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+from kip.mailer.v1 import mail_events_pb2, notice_events_pb2
+from kip.otp.v1 import otp_events_pb2
+
+from deploy.create_topics import CONSUMED, TOPICS
+from services.chassis.events import Envelope
+from services.dossier.inbound import kafka_inbox as dossier_inbox
+from services.lagwatch.settings import LagwatchSettings
+from services.mailer.inbound import kafka_inbox as mailer_inbox
+from services.otp.inbound import kafka_inbox as otp_inbox
+from tests.quality.source_code import ROOT, SERVICES, quoted, service_modules, table_with, texts
+
+TOPIC = re.compile(r"\b(?!kip\.)[a-z]+(?:\.[a-z-]+)+\.v\d+\b")
+UNITS_MS = {"h": 3_600_000, "days": 24 * 3_600_000}
+CATALOGUE = {quoted(row["topic"])[0]: row for row in table_with((ROOT / "docs/events.md").read_text(), "kept")}
+LIVING = {name: row for name, row in CATALOGUE.items() if not name.endswith(".dead")}
+
+
+def topics_in(service: str, room: str = "") -> set[str]:
+    modules = (file for name, file in service_modules().items() if name.startswith(f"services.{service}.{room}"))
+    return {topic for file in modules for text in texts(file) for topic in TOPIC.findall(text)}
+
+
+def consumed_by_the_code() -> set[tuple[str, str]]:
+    lanes = {(mailer_inbox.GROUPS[lane], topic) for lane, topic in mailer_inbox.TOPICS.items()}
+    return lanes | {(inbox.GROUP, inbox.MAIL_DELIVERY) for inbox in (otp_inbox, dossier_inbox)}
+
+
+def test_the_catalogue_lists_exactly_the_topics_that_are_created() -> None:
+    created = {topic.name: (topic.partitions, topic.retention_ms) for topic in TOPICS}
+
+    catalogued = {}
+    for name, row in CATALOGUE.items():
+        amount, unit = row["kept"].split()
+        catalogued[name] = (int(row["partitions"]), int(amount) * UNITS_MS[unit])
+
+    assert catalogued == created
+
+
+def test_the_code_names_exactly_the_topics_of_the_catalogue() -> None:
+    assert set().union(*(topics_in(service) for service in SERVICES)) == set(LIVING)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_writes_exactly_the_topics_that_the_catalogue_says_it_does(service: str) -> None:
+    assert topics_in(service, "outbound") == {name for name, row in LIVING.items() if row["from"] == service}
+
+
+def test_the_groups_of_the_code_are_those_of_the_catalogue() -> None:
+    assert consumed_by_the_code() == {(quoted(row["to (group)"])[0], name) for name, row in LIVING.items()}
+
+
+def test_every_consumed_topic_has_a_place_for_its_dead_letters() -> None:
+    assert {topic.name for topic in CONSUMED} == {topic for _group, topic in consumed_by_the_code()}
+    assert {topic.name for topic in TOPICS} == {name for topic in CONSUMED for name in (topic.name, topic.dead.name)}
+
+
+def test_lagwatch_watches_exactly_what_is_consumed() -> None:
+    watched = LagwatchSettings.model_fields["queues"].default.split(",")
+
+    assert {tuple(queue.split("=")) for queue in watched} == consumed_by_the_code()
+
+
+def test_every_message_of_the_catalogue_is_a_contract_and_is_announced_under_its_name() -> None:
+    contracts = (mail_events_pb2, notice_events_pb2, otp_events_pb2)
+    known = {kind.full_name for pb2 in contracts for kind in pb2.DESCRIPTOR.message_types_by_name.values()}
+
+    for row in LIVING.values():
+        (message,) = quoted(row["message"])
+        writer = service_modules()[f"services.{row['from']}.outbound.kafka_events"]
+        assert message in known
+        assert message in set(texts(writer))
+
+
+def test_the_headers_of_the_catalogue_are_those_of_records_and_dead_letters() -> None:
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    trace = {"traceparent": "00", "tracestate": "a=b"}
+    envelope = Envelope("topic", b"", b"", "kip.otp.v1.X", "otp", "subject", now, expires=now, trace=trace)
+    buried = texts(service_modules()["services.chassis.ordered_inbox"])
+
+    sent = {name for name, _value in envelope.headers()} | {text for text in buried if text.startswith("dead-")}
+
+    catalogued = table_with((ROOT / "docs/events.md").read_text(), "header")
+    assert {name for row in catalogued for name in quoted(row["header"])} == sent

@@ -1,0 +1,66 @@
+"""Settings: the tables in the READMEs, and what the laptop's process table sets."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from deploy.dev.process_table import PROCESSES, ProcessSpec, filled, fixed_ports
+from services.chassis.settings import Profile, read_settings
+from tests.quality import settings_tables
+from tests.quality.settings_tables import settings_of, table_of, with_table
+from tests.quality.source_code import SERVICES
+
+OURS = [spec for spec in PROCESSES if spec.module.startswith("services.")]
+
+
+def test_every_settings_table_is_fresh() -> None:
+    assert [(readme.parent.name, wrong) for readme, wrong, _fresh in settings_tables.stale()] == []
+
+
+def test_a_table_that_was_edited_by_hand_is_stale() -> None:
+    readme = f"# otp\n\n{table_of(settings_of('otp'))}\n"
+    edited = readme.replace("`PT10S`", "`PT11S`")
+
+    assert edited != readme
+    assert with_table(edited, table_of(settings_of("otp"))) == readme
+
+
+@pytest.mark.parametrize("text", ["no markers", f"{settings_tables.BEGIN} {settings_tables.END} " * 2])
+def test_a_readme_without_one_place_for_the_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="exactly once"):
+        with_table(text, "")
+
+
+def test_a_table_shows_no_default_of_a_secret() -> None:
+    rows = [row for service in SERVICES for row in table_of(settings_of(service)).splitlines()]
+
+    secrets = [row for row in rows if "_PASSWORD`" in row or "_URL`" in row]
+
+    assert len(secrets) > 4
+    assert all(", secret |" in row for row in secrets)
+
+
+@pytest.mark.parametrize("spec", OURS, ids=lambda spec: spec.name)
+def test_a_laptop_gives_a_service_settings_that_it_knows_and_accepts(
+    spec: ProcessSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = settings_of(spec.name)
+    for name in [name for name in os.environ if name.startswith(str(kind.model_config["env_prefix"]))]:
+        monkeypatch.delenv(name)
+    ports = {name: f"127.0.0.1:{port}" for name, port in fixed_ports(17_400).items()}
+    folders = {"directory": "/somewhere", "secrets": "/somewhere/secrets"}
+    for name, template in spec.environment.items():
+        monkeypatch.setenv(name, filled(template, ports | folders))
+
+    try:
+        settings = read_settings(kind)
+    except SystemExit:
+        pytest.fail(capsys.readouterr().err)
+
+    assert settings.model_dump()["profile"] is Profile.LAPTOP
+
+
+def test_the_laptop_starts_every_service() -> None:
+    assert {spec.module for spec in OURS} == {f"services.{name}" for name in SERVICES}
