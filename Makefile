@@ -5,7 +5,7 @@ PYTHON ?= python3
 TO ?= lan@example.vn
 BIN := .venv/bin
 export PYTHONPATH := protos:.
-export PYTHONDONTWRITEBYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE  # without bytecode each start of a process costs a second more
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTEST = $(BIN)/pytest --junitxml=.kip/reports/$@.xml
 

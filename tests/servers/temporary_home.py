@@ -1,0 +1,23 @@
+"""A folder for a server that runs as another user: pytest's own folders are closed to all but the one who tests."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+
+class TemporaryHome:
+    """A new folder that others may enter, removed by `remove` or, at the latest, at the end of the test process.
+
+    Args:
+        owner: the user it belongs to; None for the one who tests.
+    """
+
+    def __init__(self, owner: str | None) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="kip-"))
+        self.path.chmod(0o755)
+        if owner is not None:
+            shutil.chown(self.path, owner, owner)
+        self.remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
