@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
 
 from deploy.create_topics import create_topics, laptop
@@ -17,6 +18,11 @@ from deploy.dev.kafka_broker import KafkaBroker
 from deploy.dev.valkey_server import ValkeyServer
 from tests.servers.postgresql_server import PostgresqlServer, why_missing
 from tests.servers.require import require
+
+# In CI the same examples every time and more of them; on a laptop new ones. A loaded machine is no counter-example.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200, print_blob=True)
+hypothesis.settings.register_profile("laptop", deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "laptop")
 
 
 @dataclass(frozen=True, slots=True)
