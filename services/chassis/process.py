@@ -24,9 +24,18 @@ def run(serve: Callable[[Stopping], Coroutine[None, None, None]]) -> None:
     Args:
         serve: opens everything, waits until `stopping` is set, closes everything. It returns when all is closed.
     """
+    asyncio.run(_to_the_end(serve))
+
+
+async def _to_the_end(serve: Callable[[Stopping], Coroutine[None, None, None]]) -> None:
+    """Serve, then exit inside the loop: `asyncio.run` would first wait, without end, for tasks that refuse to end.
+
+    Faust's do when its start was cut off, and threads of client libraries wait for servers that are gone. What must be
+    durable is durable by now, and a process that lingers holds up its own replacement.
+    """
     log = structlog.get_logger()
     try:
-        asyncio.run(_with_signals(serve))
+        await _with_signals(serve)
     except Exception:
         log.exception("process_failed")
         code = EXIT_FAILED
@@ -35,8 +44,6 @@ def run(serve: Callable[[Stopping], Coroutine[None, None, None]]) -> None:
         code = 0
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads of client libraries (kafka-python's, Faust's consumer) may still wait for servers that are gone; what must
-    # be durable is durable by now, and a process that lingers holds up its own replacement.
     os._exit(code)
 
 
