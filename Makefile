@@ -54,7 +54,7 @@ format: setup  ## rewrite the code as ruff wants it
 types: setup  ## mypy --strict
 	@$(BIN)/mypy --no-error-summary
 imports: setup  ## who may import whom
-	@$(BIN)/lint-imports --no-timings 2>&1 | sed -n '/^Contracts$$/,$$p'; exit $${PIPESTATUS[0]}
+	@mkdir -p .kip; $(BIN)/lint-imports --no-logo > .kip/imports.log 2>&1 || { cat .kip/imports.log; exit 1; }
 protos: setup  ## generate Python from the contracts
 	@$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --grpc_python_out=protos \
 		--mypy_out=quiet:protos --mypy_grpc_out=quiet:protos $$(find protos/kip -name '*.proto' | sort)

@@ -80,7 +80,13 @@ def envelope_of(topic: str, key: bytes, value: bytes, headers: Mapping[str, byte
         except UnicodeDecodeError as wrong:
             raise ValueError(f"header {name} is not UTF-8") from wrong
 
-    expires = headers.get("expirytime")
+    def instant(name: str) -> datetime:
+        written = text(name)
+        try:
+            return _instant(written)
+        except ValueError as wrong:
+            raise ValueError(f"header {name}: {wrong}") from wrong
+
     return Envelope(
         topic=topic,
         key=key,
@@ -88,8 +94,8 @@ def envelope_of(topic: str, key: bytes, value: bytes, headers: Mapping[str, byte
         type=text("ce_type"),
         source=text("ce_source"),
         subject=text("ce_subject"),
-        time=_instant(text("ce_time")),
-        expires=_instant(expires.decode("ascii", "replace")) if expires else None,
+        time=instant("ce_time"),
+        expires=instant("expirytime") if headers.get("expirytime") else None,
         id=text("ce_id"),
         trace={name: text(name) for name in ("traceparent", "tracestate") if name in headers},
     )

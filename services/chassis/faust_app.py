@@ -15,6 +15,8 @@ import faust
 
 from services.chassis.settings import KafkaSettings
 
+TOPIC_FOUND_WITHIN_MS = 5_000  # one that is made, or gets partitions, after we joined; the default is five minutes
+
 
 class _Diskless(faust.App):
     """Faust makes folders for tables at the start; we have no tables, and a read-only file system."""
@@ -54,6 +56,7 @@ def build_app(
         topic_allow_declare=False,  # topics are made by deploy/create_topics.py
         table_standby_replicas=0,  # any other number brings Faust's own assignor
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=TOPIC_FOUND_WITHIN_MS,
         broker_session_timeout=seconds,
         broker_heartbeat_interval=seconds / 4,
         broker_request_timeout=seconds + 5,  # must not be shorter than the session

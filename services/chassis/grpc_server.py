@@ -96,11 +96,16 @@ def read_callers(path: Path) -> Callers:
     """
     try:
         entries = json.loads(path.read_bytes())["callers"]
-        return Callers({str(entry["name"]): bytes.fromhex(entry["token_sha256"]) for entry in entries})
+        callers = {str(entry["name"]): bytes.fromhex(entry["token_sha256"]) for entry in entries}
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a callers file: {type(error).__name__}") from error
+    if len(callers) != len(entries):
+        raise ValueError(f"{path} names a caller twice")
+    if any(len(digest) != hashlib.sha256().digest_size for digest in callers.values()):
+        raise ValueError(f"{path}: a token_sha256 is not 64 hexadecimal digits")
+    return Callers(callers)
 
 
 def caller() -> str:
@@ -276,10 +281,17 @@ def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredent
 
 
 def read_tls(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:
-    """Return server credentials, or none when no files are named (a laptop)."""
+    """Return server credentials, or none when no files are named (a laptop).
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
     if certificate is None or key is None:
         return None
-    return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    try:
+        return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from kafka.producer.transaction_manager import TransactionState
 
 from services.chassis.events import Envelope
 from services.chassis.retry import LONGEST_PAUSE
@@ -62,10 +63,13 @@ class Producer:
         log = structlog.get_logger()
         while self._producer is None:
             try:
-                self._producer = await asyncio.to_thread(KafkaProducer, bootstrap_timeout_ms=2_000, **self._config)
+                producer = await asyncio.to_thread(KafkaProducer, bootstrap_timeout_ms=2_000, **self._config)
             except KafkaError as error:
                 log.warning("dependency_not_there", what="Kafka producer", error=type(error).__name__)
                 await asyncio.sleep(LONGEST_PAUSE.total_seconds() / 5)
+            else:
+                _ask_for_a_new_id_after_a_reset(producer)
+                self._producer = producer
 
     async def publish(self, envelope: Envelope, *, within: timedelta) -> None:
         """Write one event and wait until every in-sync replica has it.
@@ -116,7 +120,26 @@ class Producer:
     async def close(self) -> None:
         """Let go of the broker; what nobody awaits any more is not waited for."""
         if self._producer is not None:
-            await asyncio.to_thread(self._producer.close, timeout=2)
+            with contextlib.suppress(KafkaError):  # something could not be sent: nobody awaits it, or it raised there
+                await asyncio.to_thread(self._producer.close, timeout=2)
+
+
+def _ask_for_a_new_id_after_a_reset(producer: KafkaProducer) -> None:
+    """Mend kafka-python 3.0.12, which never sends again after a broker was away for longer than `DELIVERY`.
+
+    When a batch expires that had been sent, the library drops its producer id, because the broker may hold the batch;
+    but it asks for another id only in the state UNINITIALIZED, which it never goes back to. A test shows that this is
+    still needed.
+    """
+    manager = producer._transaction_manager  # noqa: SLF001 - there is no other way to it
+    drop_id = manager.reset_producer_id
+
+    def reset() -> None:
+        with manager._lock:  # noqa: SLF001 - as every change of the state there
+            drop_id()
+            manager._current_state = TransactionState.UNINITIALIZED  # noqa: SLF001 - its own setter refuses this
+
+    manager.reset_producer_id = reset
 
 
 @asynccontextmanager

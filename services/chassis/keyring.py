@@ -20,7 +20,6 @@ import hmac
 import json
 import secrets
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 SECRET_OCTETS = 32
 NONCE_OCTETS = 12
 WORD_OCTETS = 8
+MOST_DIGITS = 18  # the largest power of ten that leaves most 64-bit words
 
 
 class UnknownKey(LookupError):
@@ -144,7 +144,13 @@ def mac(key: Key, *parts: str | bytes) -> bytes:
 
 
 def digits(key: Key, *parts: str | bytes, count: int) -> str:
-    """Return `count` (1–18) uniform decimal digits that only a holder of the key can make from the parts."""
+    """Return `count` uniform decimal digits that only a holder of the key can make from the parts.
+
+    Raises:
+        ValueError: `count` is not 1 to 18.
+    """
+    if not 1 <= count <= MOST_DIGITS:
+        raise ValueError(f"{count} digits cannot be made at once; 1 to {MOST_DIGITS} can")
     span = 10**count
     limit = 2**64 - 2**64 % span
     block = mac(key, *parts)
@@ -169,12 +175,15 @@ def read_keyring(path: Path) -> Keyring:
         ValueError: says what is wrong with the file, never what a secret is.
     """
     try:
-        entries = json.loads(path.read_bytes())["keys"]
-        return Keyring(_key(entry) for entry in entries)
+        keys = [_key(entry) for entry in json.loads(path.read_bytes())["keys"]]
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, Base64Error, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a key ring: {type(error).__name__}") from None  # the cause may quote the file
+    try:
+        return Keyring(keys)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _key(entry: dict[str, str | None]) -> Key:

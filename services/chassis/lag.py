@@ -17,7 +17,7 @@ the lag look a little too long, never too short. Nothing that is unknown is ever
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 
@@ -63,6 +63,8 @@ class PartitionLag:
     partition: int
     committed: int
     """As the broker says; the beginning of the log when the group never committed."""
+    position: int
+    """Offset at which the group's work resumes."""
     end: int
     messages: int
     """How many wait; gaps that compaction left count too."""
@@ -102,11 +104,19 @@ def lag_of(reading: PartitionReading) -> PartitionLag:
     return PartitionLag(
         partition=reading.partition,
         committed=reading.earliest if reading.committed is None else reading.committed,
+        position=reading.position,
         end=reading.end,
         messages=waiting,
         vanished=0 if reading.committed is None else max(0, reading.earliest - reading.committed),
         oldest_at=reading.head_at if waiting else None,
     )
+
+
+def with_age_of(before: PartitionLag | None, now: PartitionLag) -> PartitionLag:
+    """Return `now` with the age that was known before, if it is unknown and the group has not moved: same head."""
+    if before is None or not now.is_age_unknown or now.position != before.position:
+        return now
+    return replace(now, oldest_at=before.oldest_at)
 
 
 def longest_wait(partitions: Iterable[PartitionLag], now: datetime) -> timedelta | None:

@@ -31,7 +31,7 @@ from structlog.typing import EventDict, WrappedLogger
 from services.chassis.settings import split_host_port
 
 ADDRESS = re.compile(r"[^\s<>\"'@,:;()]+@[^\s<>\"'@,;()]+\.[^\s<>\"'@,;()]+")  # anything like name@domain.tld
-DIGITS = re.compile(r"(?<![\w.:-])\d{6,8}(?![\w.:-])")  # a lone run of as many digits as a code has
+DIGITS = re.compile(r"(?<![\w.-])\d{6,8}(?!\w|[.:-]\w)")  # a lone run of as many digits as a code has
 SECRET_FIELDS = frozenset(
     {"address", "authorization", "code", "context", "email", "handle", "name", "password", "secret", "token"}
 )
@@ -74,14 +74,19 @@ class Health:
 class OncePerSecond(logging.Filter):
     """Lets one record per message template and second pass; the rest of an outage's noise says nothing new."""
 
-    def __init__(self) -> None:
-        """Start with an empty memory."""
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """Start with an empty memory; `now` counts seconds."""
         super().__init__()
+        self._now = now
         self._last: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        """Count the messages that are remembered."""
+        return len(self._last)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record may pass."""
-        now = time.monotonic()
+        now = self._now()
         key = f"{record.name}:{record.msg}"[:200]
         if now - self._last.get(key, float("-inf")) < 1:
             return False
@@ -92,14 +97,29 @@ class OncePerSecond(logging.Filter):
 
 
 def redact(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """Mask fields that are secret by name and text that looks like an address or a code."""
-    return {
-        key: "***" if key in SECRET_FIELDS else _masked(value) if isinstance(value, str) else value
-        for key, value in event.items()
-    }
+    """Mask fields that are secret by name, and text that looks like an address or a code, however deep it stands."""
+    return {key: _masked_field(key, value) for key, value in event.items()}
 
 
-def _masked(text: str) -> str:
+def _masked_field(name: object, value: object) -> object:
+    return "***" if str(name).lower() in SECRET_FIELDS else _masked(value)
+
+
+def _masked(value: object) -> object:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case dict():
+            return {_masked_text(str(name)): _masked_field(name, inner) for name, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_masked(inner) for inner in value]
+        case str():
+            return _masked_text(value)
+        case _:
+            return _masked_text(repr(value))  # what the renderer would print of an object
+
+
+def _masked_text(text: str) -> str:
     return DIGITS.sub("***", ADDRESS.sub("***@***", text))
 
 

@@ -24,7 +24,7 @@ from services.mailer.metrics import MailerMetrics
 from services.mailer.outbound.jinja_texts import JinjaTexts
 from services.mailer.outbound.kafka_events import KafkaEvents
 from services.mailer.outbound.redis_ledger import RedisLedger, redis_client
-from services.mailer.outbound.smtp_gateway import Relay, SmtpGateway
+from services.mailer.outbound.smtp_gateway import Relay, SmtpGateway, relay_tls
 from services.mailer.rules.letter import Lane, Sender
 from services.mailer.settings import MailerSettings
 
@@ -34,6 +34,7 @@ class Shared:
     """What both lanes read and neither can use up."""
 
     settings: MailerSettings
+    relay: Relay
     code_keys: Keyring
     texts: JinjaTexts
     metrics: MailerMetrics
@@ -48,16 +49,17 @@ async def serve(settings: MailerSettings, stopping: Stopping) -> None:
         codes = CodeOrders(read_keyring(settings.seal_code_keys_file), ZoneInfo(settings.time_zone))
         notices = NoticeOrders(read_keyring(settings.seal_notice_keys_file))
         texts = JinjaTexts()
+        relay = _relay(settings)
     health = Health()
     registry = new_registry("mailer", "0.1.0")
-    shared = Shared(settings, code_keys, texts, MailerMetrics(registry), InboxMetrics.on(registry), health)
+    shared = Shared(settings, relay, code_keys, texts, MailerMetrics(registry), InboxMetrics.on(registry), health)
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(http_page(settings.http_address, registry, health))
         await parts.enter_async_context(probe_server(settings.probe_address, health))
-        otp = await open_lane(
+        otp, otp_running = await open_lane(
             parts, shared, Lane.OTP, codes, slots=settings.slots_otp, reply_timeout=settings.reply_timeout_otp
         )
-        notice = await open_lane(
+        notice, notice_running = await open_lane(
             parts,
             shared,
             Lane.NOTICE,
@@ -65,9 +67,11 @@ async def serve(settings: MailerSettings, stopping: Stopping) -> None:
             slots=settings.slots_notice,
             reply_timeout=settings.reply_timeout_notice,
         )
+        for lane in (otp, notice):
+            parts.callback(lane.stop)  # both at once: one must not go on taking while the other drains
         parts.callback(health.stop)
         structlog.get_logger().info("serving", relay=settings.relay_address, http=settings.http_address)
-        await until_stopped(stopping, otp, notice)
+        await until_stopped(stopping, otp_running, notice_running)
 
 
 async def open_lane(
@@ -78,13 +82,13 @@ async def open_lane(
     *,
     slots: int,
     reply_timeout: timedelta,
-) -> Task[None]:
-    """Open a lane: its own producer, Redis pool, SMTP slots and inbox."""
+) -> tuple[OrderedInbox, Task[None]]:
+    """Open a lane: its own producer, Redis pool, SMTP slots and inbox, which runs."""
     settings = shared.settings
     producer = await parts.enter_async_context(producing(settings, f"mailer-{lane}"))
     redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
     gateway = SmtpGateway(
-        _relay(settings),
+        shared.relay,
         lane=lane,
         slots=slots,
         reply_timeout=reply_timeout,
@@ -111,15 +115,14 @@ async def open_lane(
         health=shared.health,
         options=InboxOptions(drain_grace=settings.drain_grace, concurrency=4 * slots),
     )
-    return await parts.enter_async_context(inbox_running(inbox))
+    return inbox, await parts.enter_async_context(inbox_running(inbox))
 
 
 def _relay(settings: MailerSettings) -> Relay:
     return Relay(
         name="relay-1",
         address=settings.relay_address,
-        starttls=settings.relay_starttls,
-        ca_file=settings.relay_ca_file,
+        tls=relay_tls(settings.relay_ca_file) if settings.relay_starttls else None,
         user=settings.relay_user,
         password=settings.relay_password.get_secret_value() if settings.relay_password else None,
     )

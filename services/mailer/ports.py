@@ -13,7 +13,10 @@ from services.mailer.rules.outcome import HandedOver, NoReply, Outcome, Refused
 
 
 class TryAgain(ServiceError):
-    """The letter did not leave, and may leave later: no relay, a 4xx, keys not rolled out yet, the ledger away."""
+    """Nothing of the letter can arrive, and it may leave later: no relay, a 4xx, a key or the ledger away.
+
+    After a 4xx to the body it has left, but was not taken.
+    """
 
     kind = Kind.UNAVAILABLE
     reason = "TRY_AGAIN"
@@ -43,6 +46,8 @@ class Seen:
     """How it ended; nothing more is to be sent."""
     body_started_at: datetime | None = None
     """Its body may have left at this time, and nobody recorded an outcome: it is unknown."""
+    certain: bool = True
+    """False when the ledger was away: then nothing is known, not even that no body left."""
 
 
 class Texts(Protocol):
@@ -77,7 +82,7 @@ class MailGateway(Protocol):
         """Take a slot and send.
 
         Raises:
-            TryAgain: no body has left.
+            TryAgain: no body has left, or the relay said clearly that it did not take it.
             NoLongerWanted: from a checkpoint; no body has left.
         """
 
@@ -93,6 +98,9 @@ class Ledger(Protocol):
 
     async def handing_over(self, letter_id: str, body_started_at: datetime) -> None:
         """Note that the body is about to leave. Durable before the first octet."""
+
+    async def not_taken(self, letter_id: str, body_started_at: datetime) -> None:
+        """Forget the body that left at this time: the relay said no to it. One that left earlier is not forgotten."""
 
     async def settle(self, letter_id: str, outcome: Outcome) -> None:
         """Note how it ended; later ones do not replace it."""

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import HostPort, KafkaSettings, Profile, demand
+
+MAILBOX = r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,250}$"  # RFC 5321 without quotes and literals
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be one line of printable text")
+    return text
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError("is no time zone of this machine; such as Asia/Ho_Chi_Minh") from error
+    return name
+
+
+Printable = Annotated[str, AfterValidator(_printable)]
+Zone = Annotated[str, AfterValidator(_zone)]
 
 
 class MailerSettings(KafkaSettings):
@@ -36,11 +58,11 @@ class MailerSettings(KafkaSettings):
     reply_timeout_notice: timedelta = Field(
         timedelta(minutes=10), gt=timedelta(0), description="The same for notices (RFC 5321 §4.5.3.2.6)."
     )
-    sender_name: str = Field("Cổng dịch vụ công", max_length=60, description="Name in From.")
+    sender_name: Printable = Field("Cổng dịch vụ công", max_length=60, description="Name in From.")
     sender_address: str = Field(
-        "khong-tra-loi@kip.example", pattern=r"^[^@\s]+@[^@\s]+$", description="From and envelope sender."
+        "khong-tra-loi@kip.example", pattern=MAILBOX, description="From and envelope sender; ASCII."
     )
-    time_zone: str = Field("Asia/Ho_Chi_Minh", description="IANA zone of the times printed in letters.")
+    time_zone: Zone = Field("Asia/Ho_Chi_Minh", description="IANA zone of the times printed in letters.")
     code_keys_file: Path = Field(description="Key ring that codes are derived with; shared with otp.")
     seal_code_keys_file: Path = Field(description="Key ring that opens orders of otp.")
     seal_notice_keys_file: Path = Field(description="Key ring that opens orders of notices.")

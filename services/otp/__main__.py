@@ -45,6 +45,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         index_keys = read_keyring(settings.index_keys_file)
         sealer = KeyringSealer(read_keyring(settings.seal_code_keys_file))
         callers = read_callers(settings.callers_file)
+        credentials = read_tls(settings.grpc_certificate_file, settings.grpc_key_file)
     health = Health()
     registry = new_registry("otp", "0.1.0")
     metrics = OtpMetrics(registry, policy.purposes)
@@ -84,7 +85,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
                 state=health,
                 registry=registry,
                 drain_grace=settings.drain_grace,
-                credentials=read_tls(settings.grpc_certificate_file, settings.grpc_key_file),
+                credentials=credentials,
             )
         )
         parts.callback(health.stop)

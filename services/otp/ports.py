@@ -78,6 +78,8 @@ class Claim:
     challenge_id: str
     """Minted before anything else, or the one that was joined."""
     handle_kid: str
+    claimed_at: datetime
+    """By the clock of the host that claimed."""
 
 
 class ChallengeStore(Protocol):
@@ -132,7 +134,7 @@ class Announce(Protocol):
     """Publishes what a commit left in the outbox; fulfilled by `sweep`, used by `issue`."""
 
     async def __call__(self, entries: Sequence[OutboxEntry], *, within: timedelta) -> None:
-        """Publish and forget; what fails stays for the sweep. Never raises for a broker that is away."""
+        """Publish and forget; what fails stays for the sweep. Never raises for a broker or a store that is away."""
 
 
 @dataclass(frozen=True, slots=True)

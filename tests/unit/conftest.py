@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 from pytest_socket import disable_socket, enable_socket
-
-# An example may take long on a busy machine, and that says nothing about the code.
-settings.register_profile("unit", deadline=None)
-settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True)

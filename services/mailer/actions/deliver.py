@@ -1,14 +1,18 @@
 """Deliver a letter: seen before? past its deadline? then slot, deadline again, render, send, record, announce.
 
 What is stored if the process dies: before the body, a claim that says nothing; from `handing_over` on, that the outcome
-is unknown, and whoever gets the record next sends the same bytes again; after `settle`, the outcome, which is announced
-again instead of sending. The record is acknowledged only after the announcement.
+is unknown, and whoever gets the record next sends the same bytes again; after a clear no to the body, the claim again;
+after `settle`, the outcome, which is announced again instead of sending. The record is acknowledged only after the
+announcement.
 """
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from weakref import WeakValueDictionary
 
 from services.chassis.clock import Clock
 from services.chassis.keyring import Keyring, SealBroken, UnknownKey, digits
@@ -53,6 +57,7 @@ class DeliverLetter:
         self._clock = clock
         self._sender = sender
         self._code_keys = code_keys
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, order: Order) -> Outcome:
         """Deliver, record, announce; return what became of it.
@@ -61,10 +66,9 @@ class DeliverLetter:
             TryAgain: it did not leave, or nobody knows; deliver it again.
             Unreadable: it can never leave.
         """
-        seen = await self._claim(order)
-        outcome = seen.outcome or await self._outcome(order, seen)
-        if seen.outcome is None:
-            await self._settle(order, outcome)
+        # A record and its repeat, side by side in the partition, would both be news to the ledger.
+        async with self._turns.setdefault(order.id, asyncio.Lock()):
+            outcome = await self._settled(order)
         # Held here until the broker is back: a letter that has left must not leave again because its owner cannot be
         # told.
         await patiently(
@@ -72,17 +76,29 @@ class DeliverLetter:
         )
         return outcome
 
+    async def _settled(self, order: Order) -> Outcome:
+        seen = await self._claim(order)
+        if seen.outcome is not None:
+            return seen.outcome
+        outcome = await self._outcome(order, seen)
+        await self._settle(order, outcome)
+        return outcome
+
     async def _outcome(self, order: Order, seen: Seen) -> Outcome:
         now = self._clock()
         if now > order.deadline:
-            return _given_up(seen.body_started_at, now)
+            return _given_up(seen, now)
         private = self._opened(order)
         steps = _Steps(order, self._ledger, self._clock)
         try:
             result = await self._send(order, private, steps)
         except NoLongerWanted:
-            return _given_up(seen.body_started_at, self._clock())
+            return _given_up(seen, self._clock())
+        except TryAgain:
+            await steps.not_taken()
+            raise
         if isinstance(result, NoReply):
+            await steps.note(result.body_started_at)  # again: the ledger may have missed it
             raise TryAgain("the relay took the body and gave no reply")
         if isinstance(result, HandedOver) and seen.body_started_at is not None:
             return replace(result, body_started_at=min(result.body_started_at, seen.body_started_at))
@@ -125,7 +141,7 @@ class DeliverLetter:
             return await self._ledger.claim(order.id, order.deadline + KEPT_AFTER_DEADLINE)
         except LedgerAway as error:
             if order.lane is Lane.OTP:
-                return Seen()  # a code that comes twice is harmless, one that does not come is not
+                return Seen(certain=False)  # a code that comes twice is harmless, one that does not come is not
             raise TryAgain("the ledger is away, and a notice can wait") from error
 
     async def _settle(self, order: Order, outcome: Outcome) -> None:
@@ -135,28 +151,42 @@ class DeliverLetter:
             return  # the announcement says it too; only a crash before it would send the same bytes again
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Steps:
-    """Implements `Checkpoints` for one order."""
+    """Implements `Checkpoints` for one try of one order."""
 
     order: Order
     ledger: Ledger
     clock: Clock
+    body_started_at: datetime | None = None
 
     def still_wanted(self) -> None:
         if self.clock() > self.order.deadline:
             raise NoLongerWanted
 
     async def handing_over(self, body_started_at: datetime) -> None:
+        self.body_started_at = body_started_at
+        if not await self.note(body_started_at) and self.order.lane is not Lane.OTP:
+            raise TryAgain("the ledger is away, and a notice can wait")
+
+    async def note(self, body_started_at: datetime) -> bool:
+        """Say whether the ledger has it."""
         try:
             await self.ledger.handing_over(self.order.id, body_started_at)
-        except LedgerAway as error:
-            if self.order.lane is not Lane.OTP:
-                raise TryAgain("the ledger is away, and a notice can wait") from error
+        except LedgerAway:
+            return False
+        return True
+
+    async def not_taken(self) -> None:
+        """After a clear no to the body of this try nothing of it can arrive; a body of an earlier try still may."""
+        if self.body_started_at is not None:
+            with suppress(LedgerAway):  # then the letter stays unknown, and is never called dropped
+                await self.ledger.not_taken(self.order.id, self.body_started_at)
 
 
-def _given_up(body_started_at: datetime | None, now: datetime) -> Outcome:
+def _given_up(seen: Seen, now: datetime) -> Outcome:
     """Past the deadline: dropped, unless a body may have left; then it is handed over, uncertainly."""
-    if body_started_at is None:
-        return Dropped(now, DropReason.DEADLINE, exposed=False)
-    return HandedOver(at=body_started_at, body_started_at=body_started_at, route="", relay_id="", uncertain=True)
+    if seen.body_started_at is None:
+        return Dropped(now, DropReason.DEADLINE, exposed=not seen.certain)
+    began = seen.body_started_at
+    return HandedOver(at=began, body_started_at=began, route="", relay_id="", uncertain=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import notice_events_pb2
 from kip.otp.v1 import otp_events_pb2
 
-from services.chassis.keyring import Keyring, Seal
+from services.chassis.keyring import MOST_DIGITS, Keyring, Seal, SealBroken
 from services.chassis.ordered_inbox import Poison, Record
 from services.mailer.actions.deliver import DeliverLetter
 from services.mailer.metrics import MailerMetrics
@@ -23,6 +24,8 @@ CODE_REQUESTED = "otp.code-requested.v1"
 NOTICE_REQUESTED = "notice.requested.v1"
 GROUPS = {Lane.OTP: "mailer-otp", Lane.NOTICE: "mailer-notice"}
 TOPICS = {Lane.OTP: CODE_REQUESTED, Lane.NOTICE: NOTICE_REQUESTED}
+M = TypeVar("M", bound=Message)
+
 NOTICE_KEPT = timedelta(days=30)  # a notice stays true; mailboxes may put it away after this
 
 
@@ -44,7 +47,7 @@ class LetterInbox:
         """
         try:
             order = self._read(record.value)
-        except (DecodeError, ValueError) as error:
+        except (DecodeError, ValueError, OverflowError) as error:
             raise Poison(f"{record.topic}: not an order: {error}") from error
         try:
             outcome = await self._deliver(order)
@@ -77,17 +80,19 @@ class CodeOrders:
         """Return the order; its seal is opened later, when the deadline has been looked at.
 
         Raises:
-            DecodeError, ValueError: not such a message.
+            DecodeError, ValueError, OverflowError: not such a message.
         """
         event = otp_events_pb2.CodeRequested.FromString(value)
-        if not event.challenge_id or not event.generation or not event.code_length:
-            raise ValueError("a CodeRequested without challenge, generation or code length")
+        if not event.challenge_id or not event.generation or not event.HasField("deadline"):
+            raise ValueError("a CodeRequested without challenge, generation or deadline")
+        if not 1 <= event.code_length <= MOST_DIGITS:
+            raise ValueError(f"a CodeRequested for a code of {event.code_length} digits")
         asked_at, ends_at = _instant(event.asked_at), _instant(event.challenge_ends_at)
 
         def open_part() -> PrivatePart:
             about = ("kip.otp.v1.SealedPart", event.challenge_id, str(event.generation))
             seal = Seal(event.sealed.kid, event.sealed.nonce, event.sealed.ciphertext)
-            part = otp_events_pb2.SealedPart.FromString(self._ring.open(seal, about=about))
+            part = _decoded(otp_events_pb2.SealedPart, self._ring.open(seal, about=about))
             return PrivatePart(part.email, {"name": part.name, "context": part.context}, decoy=part.decoy)
 
         return Order(
@@ -121,17 +126,17 @@ class NoticeOrders:
         """Return the order.
 
         Raises:
-            DecodeError, ValueError: not such a message.
+            DecodeError, ValueError, OverflowError: not such a message.
         """
         event = notice_events_pb2.NoticeRequested.FromString(value)
-        if not event.notice_id or not event.letter:
-            raise ValueError("a NoticeRequested without id or letter")
+        if not event.notice_id or not event.letter or not event.HasField("deadline"):
+            raise ValueError("a NoticeRequested without id, letter or deadline")
         asked_at = _instant(event.asked_at)
 
         def open_part() -> PrivatePart:
             about = ("kip.mailer.v1.SealedNotice", event.notice_id, "1")
             seal = Seal(event.sealed.kid, event.sealed.nonce, event.sealed.ciphertext)
-            part = notice_events_pb2.SealedNotice.FromString(self._ring.open(seal, about=about))
+            part = _decoded(notice_events_pb2.SealedNotice, self._ring.open(seal, about=about))
             return PrivatePart(part.email, {**part.parameters, "name": part.name})
 
         return Order(
@@ -146,6 +151,13 @@ class NoticeOrders:
             parameters={},
             open=open_part,
         )
+
+
+def _decoded(kind: type[M], plain: bytes) -> M:
+    try:
+        return kind.FromString(plain)
+    except DecodeError as error:
+        raise SealBroken("what was sealed is no such part") from error
 
 
 def _instant(stamp: Timestamp) -> datetime:

@@ -42,6 +42,8 @@ class JinjaTexts:
                 for letter in sorted(folder.iterdir())
                 if letter.is_dir()
             }
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(f"templates of letters: {error.name}, line {error.lineno}: {error.message}") from error
         except jinja2.TemplateError as error:
             raise ValueError(f"templates of letters: {type(error).__name__}: {error}") from error
 

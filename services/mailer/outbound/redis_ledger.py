@@ -5,8 +5,8 @@
 | `mailer:{<letter id>}` | hash | `claimed`, `began` (a body may have left), `outcome` (MessagePack) | deadline + 24 h |
 
 A letter is *claimed* when the key exists, *handing over* from `began` on, and settled with `outcome`. The earliest
-`began` and the first `outcome` stay, so a repeat changes nothing. A call that needs longer than `BUDGET_S` counts as
-failed: slow is down.
+`began` and the first `outcome` stay, so a repeat changes nothing; a `began` goes when the relay said no to that very
+body. A call that needs longer than the budget counts as failed: slow is down.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from services.mailer.rules.outcome import Dropped, HandedOver, Outcome, Refused
 
 T = TypeVar("T")
 
-BUDGET_S = 0.05
+BUDGET = timedelta(milliseconds=50)
 UNCLAIMED_LIFE = timedelta(hours=48)
 KINDS: dict[str, type[HandedOver | Refused | Dropped]] = {
     "handed_over": HandedOver,
     "refused": Refused,
     "dropped": Dropped,
 }
+
+# Removes `began` (in KEYS[1], the hash of a letter) only if it is still the one that is told (ARGV[1]).
+FORGET = "if redis.call('HGET', KEYS[1], 'began') == ARGV[1] then redis.call('HDEL', KEYS[1], 'began') end"
 
 
 def redis_client(url: str) -> Redis:
@@ -53,11 +56,13 @@ def letter_key(letter_id: str) -> str:
 class RedisLedger:
     """Implements `Ledger`."""
 
-    def __init__(self, redis: Redis, lane: Lane, metrics: MailerMetrics) -> None:
-        """Use a client made by `redis_client`."""
+    def __init__(self, redis: Redis, lane: Lane, metrics: MailerMetrics, *, budget: timedelta = BUDGET) -> None:
+        """Use a client made by `redis_client`; a call may take `budget`."""
         self._redis = redis
         self._lane = lane
         self._metrics = metrics
+        self._budget_s = budget.total_seconds()
+        self._forget = redis.register_script(FORGET)
 
     async def claim(self, letter_id: str, keep_until: datetime) -> Seen:
         """Implements `Ledger`."""
@@ -76,6 +81,11 @@ class RedisLedger:
         """Implements `Ledger`."""
         await self._note(letter_id, "began", repr(body_started_at.timestamp()))
 
+    async def not_taken(self, letter_id: str, body_started_at: datetime) -> None:
+        """Implements `Ledger`."""
+        began = repr(body_started_at.timestamp())
+        await self._within_budget(self._forget(keys=[letter_key(letter_id)], args=[began]))
+
     async def settle(self, letter_id: str, outcome: Outcome) -> None:
         """Implements `Ledger`."""
         packed = msgspec.msgpack.encode([_kind(outcome), msgspec.msgpack.encode(outcome)])
@@ -90,7 +100,7 @@ class RedisLedger:
 
     async def _within_budget(self, call: Awaitable[Any]) -> Any:
         try:
-            async with asyncio.timeout(BUDGET_S):
+            async with asyncio.timeout(self._budget_s):
                 return await call
         except (RedisError, OSError, TimeoutError) as error:
             self._metrics.ledger_away.labels(self._lane).inc()

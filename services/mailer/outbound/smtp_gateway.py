@@ -1,9 +1,10 @@
 """One relay over aiosmtplib: a pool of connections, each transaction by its stages.
 
-aiosmtplib's own `sendmail` hides at which stage a transaction broke, and that decides everything: before the body a
-letter can be sent again at once; after it, nobody knows. So the stages are called one by one. A connection goes back to
-the pool only after a clean reply; after anything else (a cut, a time-out, a cancel) it is closed, because a late reply
-would be taken for the answer to the next command.
+aiosmtplib's own `sendmail` hides at which stage a transaction broke, and its `data` hides whether the body left; both
+decide everything: before the body a letter can be sent again at once; after it, only a 4xx or 5xx says that it was not
+taken, and anything else says nothing. So the stages are called one by one. A connection goes back to the pool only
+after a clean reply; after anything else (a cut, a time-out, a cancel, a reply too many) it is closed, because a late
+reply would be taken for the answer to the next command.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
+from typing import NoReturn
 
 import aiosmtplib
 import structlog
@@ -45,10 +47,10 @@ class Relay:
     name: str
     """Of the route, in events."""
     address: str
-    starttls: bool
-    ca_file: Path | None = None
+    tls: ssl.SSLContext | None
+    """STARTTLS is demanded, and the certificate checked with this; `None` = in clear, on a laptop."""
     user: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -62,13 +64,35 @@ class SmtpGateway:
     """Implements `MailGateway` for one lane."""
 
     def __init__(
-        self, relay: Relay, *, lane: Lane, slots: int, reply_timeout: timedelta, clock: Clock, metrics: MailerMetrics
+        self,
+        relay: Relay,
+        *,
+        lane: Lane,
+        slots: int,
+        reply_timeout: timedelta,
+        clock: Clock,
+        metrics: MailerMetrics,
+        command_timeout_s: float = COMMAND_TIMEOUT_S,
+        idle_s: float = IDLE_S,
     ) -> None:
-        """Hold at most `slots` transactions at once; wait `reply_timeout` for the reply after the body."""
+        """Hold at most `slots` transactions at once.
+
+        Args:
+            relay: where to.
+            lane: whose letters; labels the metrics.
+            slots: transactions at once.
+            reply_timeout: for the reply after the body; then the letter's fate is unknown.
+            clock: the time of outcomes.
+            metrics: of the process.
+            command_timeout_s: for the reply to anything before the body.
+            idle_s: a connection that rested longer is not used again.
+        """
         self._relay = relay
         self._lane = lane
         self._slots = asyncio.Semaphore(slots)
         self._reply_timeout_s = reply_timeout.total_seconds()
+        self._command_timeout_s = command_timeout_s
+        self._idle_s = idle_s
         self._clock = clock
         self._metrics = metrics
         self._idle: list[_Connection] = []
@@ -120,18 +144,38 @@ class SmtpGateway:
         except NoLongerWanted:
             self._count("not_wanted")
             raise
+        refused = await self._before_body(_open_data(client))
+        if refused is not None:
+            return refused
         body_started_at = self._clock()
         await checkpoints.handing_over(body_started_at)
+        return await self._body(client, message, body_started_at)
+
+    async def _before_body(self, command: Awaitable[object]) -> Refused | None:
+        """Await a command; nothing has left when it fails."""
         try:
-            reply = await client.data(message.octets, timeout=self._reply_timeout_s)
-        except aiosmtplib.SMTPDataError as said:
-            return self._said_no(said)
+            await command
+        except aiosmtplib.SMTPResponseException as said:
+            return self._said_no(said.code, said.message) or self._broke_off(said)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
-            structlog.get_logger().warning("smtp_no_reply", letter=message.letter_id, error=type(error).__name__)
-            self._count("no_reply")
-            return NoReply(body_started_at)
+            return self._broke_off(error)
+        return None
+
+    async def _body(
+        self, client: aiosmtplib.SMTP, message: Message, body_started_at: datetime
+    ) -> HandedOver | Refused | NoReply:
+        protocol = client.protocol
+        if protocol is None or not protocol.is_connected:
+            return self._broke_off(ConnectionResetError())
+        try:
+            protocol.write(_stuffed(message.octets) + b".\r\n")
+            code, text = await protocol.read_response(timeout=self._reply_timeout_s)
+        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            return self._no_reply(message, body_started_at, type(error).__name__)
+        if code != aiosmtplib.SMTPStatus.completed:
+            return self._said_no(code, text) or self._no_reply(message, body_started_at, f"reply {code}")
         self._count("accepted")
-        queue_id = QUEUE_ID.search(reply.message)
+        queue_id = QUEUE_ID.search(text)
         return HandedOver(
             at=self._clock(),
             body_started_at=body_started_at,
@@ -139,29 +183,31 @@ class SmtpGateway:
             relay_id=queue_id.group(1) if queue_id else "",
         )
 
-    async def _before_body(self, command: Awaitable[object]) -> Refused | None:
-        """Await MAIL or RCPT; nothing has left when it fails."""
-        try:
-            await command
-        except aiosmtplib.SMTPResponseException as said:
-            return self._said_no(said)
-        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
-            self._count("cut")
-            raise TryAgain(f"the relay broke off before the body: {type(error).__name__}") from error
+    def _said_no(self, code: int, text: str) -> Refused | None:
+        """Return the refusal of a 5xx, raise on a 4xx; any other code says nothing."""
+        found = ENHANCED.search(text)
+        status = found.group(1) if found else ""
+        if 500 <= code < 600:
+            self._count("refused")
+            return Refused(at=self._clock(), reply_code=code, status=status)
+        if 400 <= code < 500:
+            self._count("deferred")
+            raise TryAgain(f"the relay said {code} {status}".strip())
         return None
 
-    def _said_no(self, said: aiosmtplib.SMTPResponseException) -> Refused:
-        status = ENHANCED.search(said.message)
-        if said.code >= 500:
-            self._count("refused")
-            return Refused(at=self._clock(), reply_code=said.code, status=status.group(1) if status else "")
-        self._count("deferred")
-        raise TryAgain(f"the relay said {said.code} {status.group(1) if status else ''}".strip()) from said
+    def _broke_off(self, error: Exception) -> NoReturn:
+        self._count("cut")
+        raise TryAgain(f"the relay broke off before the body: {type(error).__name__}") from error
+
+    def _no_reply(self, message: Message, body_started_at: datetime, why: str) -> NoReply:
+        structlog.get_logger().warning("smtp_no_reply", letter=message.letter_id, why=why)
+        self._count("no_reply")
+        return NoReply(body_started_at)
 
     async def _connected(self) -> _Connection:
         while self._idle:
             connection = self._idle.pop()
-            if connection.client.is_connected and monotonic() - connection.idle_since < IDLE_S:
+            if connection.client.is_connected and monotonic() - connection.idle_since < self._idle_s:
                 return connection
             connection.client.close()
         return _Connection(await self._connect())
@@ -172,9 +218,9 @@ class SmtpGateway:
         client = aiosmtplib.SMTP(
             hostname=host,
             port=port,
-            timeout=COMMAND_TIMEOUT_S,
-            start_tls=relay.starttls,
-            tls_context=ssl.create_default_context(cafile=relay.ca_file) if relay.starttls else None,
+            timeout=self._command_timeout_s,
+            start_tls=relay.tls is not None,
+            tls_context=relay.tls,
             username=relay.user,
             password=relay.password,
         )
@@ -188,7 +234,7 @@ class SmtpGateway:
 
     def _release(self, connection: _Connection, *, clean: bool) -> None:
         connection.mails += 1
-        if clean and connection.client.is_connected and connection.mails < MAILS_PER_CONNECTION:
+        if clean and _in_step(connection.client) and connection.mails < MAILS_PER_CONNECTION:
             connection.idle_since = monotonic()
             self._idle.append(connection)
         else:
@@ -206,3 +252,32 @@ class SmtpGateway:
 
     def _count(self, result: str) -> None:
         self._metrics.attempts.labels(self._lane, result).inc()
+
+
+def relay_tls(ca_file: Path | None) -> ssl.SSLContext:
+    """Return what checks the relay's certificate: against `ca_file`, or the system's authorities.
+
+    Raises:
+        ValueError: the file cannot be used; says why.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ValueError(f"{ca_file} holds no certificate of an authority: {error.strerror or error}") from error
+
+
+async def _open_data(client: aiosmtplib.SMTP) -> None:
+    reply = await client.execute_command(b"DATA")
+    if reply.code != aiosmtplib.SMTPStatus.start_input:
+        raise aiosmtplib.SMTPDataError(reply.code, reply.message)
+
+
+def _stuffed(octets: bytes) -> bytes:
+    """Double each dot at the start of a line (RFC 5321 §4.5.2); lines end with CRLF already."""
+    return (b"\r\n" + octets).replace(b"\r\n.", b"\r\n..").removeprefix(b"\r\n")
+
+
+def _in_step(client: aiosmtplib.SMTP) -> bool:
+    """Say whether the next reply will be to the next command: nothing has been read beyond the last one."""
+    protocol = client.protocol
+    return protocol is not None and protocol.is_connected and not protocol._buffer  # noqa: SLF001 - nobody else can tell

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.header import Header
-from email.utils import format_datetime, formataddr
+from email.utils import format_datetime
 from enum import StrEnum
 
 LOCALES = ("vi", "en")
+MAX_VALUE = 900  # of a header that is not folded: RFC 5322 §2.1.1 ends a line at 998
+MAILBOX = re.compile(r"[^\s@<>()\[\],;:\\\"]+@[^\s@<>(),;\\\"]+")  # one, without quotes, comments or route
 
 
 class Lane(StrEnum):
@@ -111,25 +114,27 @@ def compose(order: Order, recipient: str, words: Mapping[str, Rendered], sender:
     """Return the message: the order's language first, then the other; the subject in the order's language.
 
     Raises:
-        ValueError: a header would hold a line break.
+        ValueError: the recipient is no single mailbox, or a header would be no line of ASCII; without the value.
     """
+    letter_id = _plain("Message-ID", order.id)
     first, second = words[order.locale], words[_other(order.locale)]
-    boundary = "kip-" + hashlib.sha256(order.id.encode()).hexdigest()[:32]
+    # "=_" stands in no quoted-printable text (RFC 2045 §6.7), so no word of a letter can end its part.
+    boundary = "=_kip-" + hashlib.sha256(letter_id.encode()).hexdigest()[:32]
     headers = {
-        "From": formataddr((sender.name, sender.address), charset="utf-8"),
-        "To": recipient,
-        "Subject": Header(first.subject, "utf-8", maxlinelen=74, header_name="Subject").encode(linesep="\r\n"),
+        "From": f"{_encoded('From', sender.name)} <{_mailbox('From', sender.address)}>",
+        "To": _mailbox("To", recipient),
+        "Subject": _encoded("Subject", first.subject),
         "Date": format_datetime(order.asked_at),
-        "Message-ID": f"<{order.id}@{sender.domain}>",
+        "Message-ID": f"<{letter_id}@{sender.domain}>",
         "Expires": format_datetime(order.useless_at),
         "Auto-Submitted": "auto-generated",
         "X-Auto-Response-Suppress": "All",
         "Content-Language": f"{order.locale}, {_other(order.locale)}",
-        "X-Kip-Letter": order.id,
+        "X-Kip-Letter": letter_id,
         "MIME-Version": "1.0",
         "Content-Type": f'multipart/alternative; boundary="{boundary}"',
     }
-    lines = [f"{name}: {_one_line(name, value)}" for name, value in headers.items()]
+    lines = [f"{name}: {value}" for name, value in headers.items()]
     text = f"{first.text.strip()}\n\n{'─' * 24}\n\n{second.text.strip()}\n"
     html = PAGE.format(first=first.html, second=second.html, locale=order.locale, other=_other(order.locale))
     body = [
@@ -140,7 +145,7 @@ def compose(order: Order, recipient: str, words: Mapping[str, Rendered], sender:
         f"--{boundary}--",
         "",
     ]
-    return Message(order.id, sender.address, recipient, "\r\n".join([*lines, "", *body]).encode("ascii"))
+    return Message(letter_id, sender.address, recipient, "\r\n".join([*lines, "", *body]).encode("ascii"))
 
 
 PAGE = """<!DOCTYPE html>
@@ -158,15 +163,26 @@ def _other(locale: str) -> str:
     return "en" if locale == "vi" else "vi"
 
 
-def _one_line(name: str, value: str) -> str:
-    unfolded = value.replace("\r\n ", "")
-    if any(char in "\r\n\0" for char in unfolded):
-        raise ValueError(f"header {name} would hold a line break")
+def _plain(name: str, value: str) -> str:
+    if not value.isascii() or not value.isprintable() or len(value) > MAX_VALUE:
+        raise ValueError(f"header {name} would be no line of ASCII of at most {MAX_VALUE} characters")
     return value
 
 
+def _mailbox(name: str, address: str) -> str:
+    if not MAILBOX.fullmatch(address):
+        raise ValueError(f"header {name} would be no single mailbox")
+    return _plain(name, address)
+
+
+def _encoded(name: str, text: str) -> str:
+    """Return encoded words (RFC 2047), folded; white space of any kind and length becomes one space."""
+    return Header(" ".join(text.split()), "utf-8", maxlinelen=74, header_name=name).encode(linesep="\r\n")
+
+
 def _part(content_type: str, text: str) -> list[str]:
-    encoded = binascii.b2a_qp(text.encode(), istext=True).decode("ascii")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    encoded = binascii.b2a_qp(lines.encode(), istext=True).decode("ascii")
     return [
         f"Content-Type: {content_type}; charset=utf-8",
         "Content-Transfer-Encoding: quoted-printable",

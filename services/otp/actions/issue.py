@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from services.chassis.errors import Kind, ServiceError, Words
-from services.chassis.keyring import Keyring, mac
+from services.chassis.keyring import Key, Keyring, mac
 from services.otp.ports import Announce, ChallengeStore, Claim, LetterWanted, Part, Sealer, StoreUnavailable
 from services.otp.rules.challenge import Handle, SealedPart
 from services.otp.rules.handle import handle_text
@@ -36,7 +36,7 @@ class UnknownPurpose(ServiceError):
 
 
 class IdempotencyKeyReused(ServiceError):
-    """The key was used with another body."""
+    """The key was used with another body, or for something that ended long ago."""
 
     kind = Kind.CONFLICT
     reason = "IDEMPOTENCY_KEY_REUSED"
@@ -117,6 +117,7 @@ class IssueCode:
             fingerprint=mac(index, "body", *_body(request)),
             challenge_id=self._store.mint_id(request.purpose, request.subject),
             handle_kid=self._handle_keys.minting(now).kid,
+            claimed_at=now,
         )
         claim = await self._store.claim(claim_key, minted)
         if not secrets.compare_digest(claim.fingerprint, minted.fingerprint):
@@ -127,24 +128,36 @@ class IssueCode:
                 )
             )
         subject_key = mac(index, "subject", request.purpose, request.subject).hex()
-        same_wish = mac(index, "wish", request.caller, request.purpose, request.subject, request.email, request.context)
+        resumed_until = claim.claimed_at + purpose.challenge_life if claim != minted else None
         decided, decided_at = await self._decide_and_commit(
-            self._wish(request, purpose, claim, same_wish.hex(), now), claim, subject_key
+            self._wish(request, purpose, claim, index, now), subject_key, resumed_until
         )
         if decided.challenge.id != claim.challenge_id:
             await self._store.settle_claim(claim_key, replace(claim, challenge_id=decided.challenge.id))
-        secret = self._secret(decided.challenge.id, request, claim.handle_kid)
+        return self._issued(request, purpose, claim.handle_kid, decided, decided_at)
+
+    def _issued(
+        self,
+        request: RequestCode,
+        purpose: Purpose,
+        handle_kid: str,
+        decided: Queued | Joined | Repeated,
+        decided_at: datetime,
+    ) -> Issued:
+        secret = self._secret(decided.challenge.id, request, handle_kid)
         place = decided.challenge.handle_of(request.caller, hashlib.sha256(secret).digest())
         if place is None:  # the rules put the handle there
             raise AssertionError("a decided request has no handle")
         return Issued(
             handle=handle_text(decided.challenge.id, secret),
             challenge=seen_by(decided.challenge, place, purpose, decided_at),
-            joined=isinstance(decided, Joined) or (isinstance(decided, Repeated) and decided.joined),
+            joined=decided.challenge.handles[place].joined,
             outcome=type(decided).__name__.lower(),
         )
 
-    def _wish(self, request: RequestCode, purpose: Purpose, claim: Claim, same_wish: str, now: datetime) -> Wish:
+    def _wish(self, request: RequestCode, purpose: Purpose, claim: Claim, index: Key, now: datetime) -> Wish:
+        same_wish = mac(index, "wish", request.caller, request.purpose, request.subject, request.email, request.context)
+
         def handle(challenge_id: str) -> Handle:
             secret = self._secret(challenge_id, request, claim.handle_kid)
             return Handle(request.caller, hashlib.sha256(secret).digest())
@@ -156,7 +169,7 @@ class IssueCode:
         return Wish(
             purpose=purpose,
             challenge_id=claim.challenge_id,
-            same_wish=same_wish,
+            same_wish=same_wish.hex(),
             handle=handle,
             seal=seal,
             reference="".join(secrets.choice(REFERENCE_CHARACTERS) for _ in range(REFERENCE_LENGTH)),
@@ -170,15 +183,17 @@ class IssueCode:
         return mac(key, "kip-handle-v1", challenge_id, request.caller, request.idempotency_key)
 
     async def _decide_and_commit(
-        self, wish: Wish, claim: Claim, subject_key: str
+        self, wish: Wish, subject_key: str, resumed_until: datetime | None
     ) -> tuple[Queued | Joined | Repeated, datetime]:
-        """Return what was decided, and when by the store's clock."""
-        shard = self._store.shard_of(claim.challenge_id)
+        """Return what was decided, and when by the store's clock; a standing claim is resumed until `resumed_until`."""
+        shard = self._store.shard_of(wish.challenge_id)
         if shard is None:
             raise AssertionError("a minted id carries its shard")
         for _ in range(COMMIT_TRIES):
-            loaded = await self._store.load(shard, subject_key=subject_key, challenge_ids=[claim.challenge_id])
-            latest = loaded.challenges.get(claim.challenge_id)
+            loaded = await self._store.load(shard, subject_key=subject_key, challenge_ids=[wish.challenge_id])
+            latest = loaded.challenges.get(wish.challenge_id)
+            if latest is None and resumed_until is not None and loaded.now > resumed_until:
+                raise _too_old()  # the same id would make the same codes again, which were mailed and maybe used
             if latest is None and loaded.subject is not None:
                 named = await self._store.load(shard, challenge_ids=[loaded.subject.challenge_id])
                 latest = named.challenges.get(loaded.subject.challenge_id)
@@ -214,12 +229,21 @@ def _body(request: RequestCode) -> list[str]:
     ]
 
 
+def _too_old() -> IdempotencyKeyReused:
+    return IdempotencyKeyReused(
+        Words(
+            vi="Yêu cầu của khóa idempotency này đã kết thúc từ lâu.",
+            en="What this idempotency key asked for ended long ago. Use a new key to ask for a new code.",
+        )
+    )
+
+
 def _too_soon(retry_after: timedelta) -> QuotaExceeded:
     seconds = max(int(retry_after.total_seconds()) + 1, 1)
     return QuotaExceeded(
         Words(
-            vi=f"Thư vừa được gửi. Vui lòng xem hộp thư (cả thư rác) và chờ {seconds} giây trước khi yêu cầu lại.",
-            en=f"A mail was sent a moment ago. Look in the mailbox, also in spam; ask again in {seconds} seconds.",
+            vi=f"Thư đã hoặc đang được gửi. Vui lòng xem hộp thư (cả thư rác) và thử lại sau {seconds} giây.",
+            en=f"A mail is there or on its way. Look in the mailbox, also in spam; ask again in {seconds} seconds.",
         ),
         retry_after=retry_after,
     )

@@ -1,7 +1,9 @@
 """Sweep the outbox: publish what a commit promised and nobody has announced.
 
 An entry goes only after the broker acknowledged it, so a crash repeats it and never loses it; the mailer knows a repeat
-by its challenge and generation. Entries in the hands of a request are left alone until they are `IDLE` old.
+by its challenge and generation. Entries in the hands of a request are left alone until they are `IDLE` old. A caller
+who waits no longer does not end the attempt: an entry is in one attempt at a time, so that a broker which comes back
+does not find it twice.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from services.otp.ports import ChallengeStore, EventSink, OutboxEntry, PublishFailed
+from services.otp.ports import ChallengeStore, EventSink, OutboxEntry, PublishFailed, StoreUnavailable
 
 IDLE = timedelta(seconds=5)
 BATCH = 200
-PUBLISH_WITHIN = timedelta(seconds=10)
+SWEEP_WITHIN = timedelta(seconds=10)
+PUBLISH_WITHIN = timedelta(seconds=30)  # above what the sink itself allows, so that it says how an attempt ended
 
 
 class AnnounceLetters:
@@ -24,17 +27,28 @@ class AnnounceLetters:
         """Publish from the store to the sink."""
         self._store = store
         self._events = events
+        self._in_hand: dict[tuple[int, str], asyncio.Task[None]] = {}
 
     async def __call__(self, entries: Sequence[OutboxEntry], *, within: timedelta) -> None:
-        """Publish all at once; what fails stays in the outbox."""
-        await asyncio.gather(*(self._one(entry, within) for entry in entries))
+        """Publish all at once; what fails stays in the outbox, what takes longer goes on without the caller."""
+        attempts = [self._in_hand.get((entry.shard, entry.id)) or self._begin(entry) for entry in entries]
+        if attempts:
+            ended, _ = await asyncio.wait(attempts, timeout=within.total_seconds())
+            for attempt in ended:
+                attempt.result()
 
-    async def _one(self, entry: OutboxEntry, within: timedelta) -> None:
+    def _begin(self, entry: OutboxEntry) -> asyncio.Task[None]:
+        attempt = asyncio.create_task(self._one(entry))
+        self._in_hand[entry.shard, entry.id] = attempt
+        attempt.add_done_callback(lambda _: self._in_hand.pop((entry.shard, entry.id)))
+        return attempt
+
+    async def _one(self, entry: OutboxEntry) -> None:
         try:
-            await self._events.publish(entry, within=within)
-        except PublishFailed:
-            return  # it stays in the outbox, where the sweep finds it
-        await self._store.published(entry)
+            await self._events.publish(entry, within=PUBLISH_WITHIN)
+            await self._store.published(entry)
+        except (PublishFailed, StoreUnavailable):
+            return  # it stays in the outbox, where the sweep finds it; published twice is harmless
 
 
 class SweepOutbox:
@@ -51,5 +65,5 @@ class SweepOutbox:
         Raises:
             StoreUnavailable: the outbox cannot be read now.
         """
-        await self._announce(await self._store.unpublished(older_than=IDLE, most=BATCH), within=PUBLISH_WITHIN)
+        await self._announce(await self._store.unpublished(older_than=IDLE, most=BATCH), within=SWEEP_WITHIN)
         return await self._store.outbox_size()

@@ -63,9 +63,12 @@ class FieldChecks:
 
     def code(self, field: str, value: str, *, longest: int) -> str:
         """Check a typed code: digits, as people part them. What can never be a code costs no attempt."""
-        violations_before = len(self._violations)
-        digits = cleaned(self.text(field, value, longest=longest))
-        if len(self._violations) == violations_before and not (digits.isascii() and digits.isdigit()):
+        digits = cleaned(value[:longest])
+        if not value:
+            self._add(field, "không được để trống", "must not be empty")
+        elif len(value) > longest:
+            self._add(field, f"không được dài quá {longest} ký tự", f"must have at most {longest} characters")
+        elif not (digits.isascii() and digits.isdigit()):
             self._add(
                 field,
                 "phải là các chữ số trong thư; có thể có dấu cách hoặc gạch nối",

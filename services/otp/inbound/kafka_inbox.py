@@ -33,9 +33,9 @@ class DeliveryInbox:
         """
         try:
             event = mail_events_pb2.MailDelivery.FromString(record.value)
-        except DecodeError as error:
-            raise Poison("not a kip.mailer.v1.MailDelivery: the octets do not decode") from error
-        delivery = _delivery(event)
+            delivery = _delivery(event)
+        except (DecodeError, ValueError) as error:
+            raise Poison(f"not a kip.mailer.v1.MailDelivery: {error}") from error
         merged = await self._follow(event.owner_id, event.generation, delivery)
         if merged is Unfollowed.UNKNOWN:
             self._metrics.deliveries.labels("unknown").inc()

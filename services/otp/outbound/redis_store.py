@@ -15,6 +15,7 @@ a call answers within the socket timeout or raises, and the caller's key makes i
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -45,6 +46,8 @@ ID_CHARACTERS = 26
 CLAIM_LIFE = timedelta(hours=24)
 KEPT_AFTER_END = timedelta(hours=1)  # so that a code typed long after is told "too late", not "never heard of it"
 SOCKET_TIMEOUT_S = 1.0
+CALLS_AT_ONCE = 32  # each holds a connection; a crowd beyond waits its turn for milliseconds and is not turned away
+TURN_WITHIN = timedelta(seconds=1)
 
 
 def redis_client(url: str) -> Redis:
@@ -54,7 +57,6 @@ def redis_client(url: str) -> Redis:
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
-        max_connections=256,
     )
 
 
@@ -82,12 +84,26 @@ class RedisChallengeStore:
     """Implements `ChallengeStore`."""
 
     def __init__(
-        self, redis: Redis, encode: Callable[[LetterWanted], Mapping[bytes, bytes]], metrics: OtpMetrics
+        self,
+        redis: Redis,
+        encode: Callable[[LetterWanted], Mapping[bytes, bytes]],
+        metrics: OtpMetrics,
+        *,
+        turn_within: timedelta = TURN_WITHIN,
     ) -> None:
-        """Use a client made by `redis_client`; `encode` turns an event into the fields of an outbox entry."""
+        """Use a client made by `redis_client`.
+
+        Args:
+            redis: the client.
+            encode: turns an event into the fields of an outbox entry.
+            metrics: gets times and errors.
+            turn_within: how long a call waits for its turn before the store counts as unavailable.
+        """
         self._redis = redis
         self._encode = encode
         self._metrics = metrics
+        self._room = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._turn_within = turn_within
         self._load = redis.register_script((SCRIPTS / "load.lua").read_text())
         self._commit = redis.register_script((SCRIPTS / "commit.lua").read_text())
 
@@ -188,7 +204,12 @@ class RedisChallengeStore:
     async def _call(self, command_class: str) -> AsyncIterator[None]:
         started = perf_counter()
         try:
-            yield
+            async with asyncio.timeout(self._turn_within.total_seconds()):
+                await self._room.acquire()
+            try:
+                yield
+            finally:
+                self._room.release()
         except (RedisError, OSError, TimeoutError) as error:
             self._metrics.redis_errors.inc()
             raise StoreUnavailable from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from services.otp.rules.policy import AdviceKind, Policy, Purpose
 
@@ -19,6 +19,7 @@ UNITS = {
     "min": timedelta(minutes=1),
     "h": timedelta(hours=1),
 }
+NOTHING = timedelta(0)
 LONGEST_LIFE = timedelta(minutes=10)  # NIST SP 800-63B §5.1.3.2, OWASP ASVS 6.5.5
 
 
@@ -41,11 +42,11 @@ class _PurposeEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     digits: Annotated[int, Field(ge=6, le=10)]
+    patience: Duration
+    reserve: Duration
     life: Duration
     max_life: Annotated[Duration, Field(le=LONGEST_LIFE)]
     challenge_life: Duration
-    patience: Duration
-    reserve: Duration
     cooldown: Duration
     attempts_per_handle: Annotated[int, Field(ge=1, le=10)]
     attempts: Annotated[int, Field(ge=1, le=100)]
@@ -54,21 +55,37 @@ class _PurposeEntry(BaseModel):
     alternatives: tuple[Text, ...]
     advice: dict[AdviceKind, dict[str, Text]]
 
-    @model_validator(mode="after")
-    def _fits(self) -> _PurposeEntry:
-        problems = []
-        if self.reserve >= self.patience:
-            problems.append("reserve must be shorter than patience: the difference is what the queue may use")
-        if self.life > self.max_life:
-            problems.append("life must not be longer than max_life")
-        if self.challenge_life < self.patience + self.life:
-            problems.append("challenge_life must hold patience + life, else the last code dies with the challenge")
-        lacking = [kind for kind in AdviceKind if set(self.advice.get(kind, {})) != {"vi", "en"}]
+    # What fields owe each other is checked per field, against those above it that are right in themselves, so that one
+    # wrong field hides no other problem.
+
+    @field_validator("reserve")
+    @classmethod
+    def _leaves_time(cls, reserve: timedelta, above: ValidationInfo) -> timedelta:
+        if reserve >= above.data.get("patience", timedelta.max):
+            raise ValueError("must be shorter than patience: the difference is what the queue may use")
+        return reserve
+
+    @field_validator("max_life")
+    @classmethod
+    def _holds_life(cls, max_life: timedelta, above: ValidationInfo) -> timedelta:
+        if max_life < above.data.get("life", NOTHING):
+            raise ValueError("must not be shorter than life")
+        return max_life
+
+    @field_validator("challenge_life")
+    @classmethod
+    def _holds_the_last_code(cls, challenge_life: timedelta, above: ValidationInfo) -> timedelta:
+        if challenge_life < above.data.get("patience", NOTHING) + above.data.get("life", NOTHING):
+            raise ValueError("must hold patience + life, else the last code dies with the challenge")
+        return challenge_life
+
+    @field_validator("advice")
+    @classmethod
+    def _speaks(cls, advice: dict[AdviceKind, dict[str, str]]) -> dict[AdviceKind, dict[str, str]]:
+        lacking = [kind for kind in AdviceKind if set(advice.get(kind, {})) != {"vi", "en"}]
         if lacking:
-            problems.append(f"advice needs vi and en for: {', '.join(lacking)}")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+            raise ValueError(f"needs vi and en for: {', '.join(lacking)}")
+        return advice
 
 
 class _PolicyFile(BaseModel):
@@ -86,7 +103,7 @@ def read_policy(path: Path) -> Policy:
         PolicyWrongError: lists every problem of the file.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PolicyWrongError(f"{path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

@@ -108,8 +108,22 @@ class Generation:
         return Fate.DEFERRED if self.deferred_at else Fate.QUEUED
 
     def waits(self, now: datetime) -> bool:
-        """Say whether the letter is still in our hands; unheard of past its deadline, it is presumed dropped."""
-        return self.fate in {Fate.QUEUED, Fate.DEFERRED} and not self.handed_over_at and now <= self.deadline + GRACE
+        """Say whether the letter is still in our hands."""
+        return self._never_left and now <= self.deadline + GRACE
+
+    def is_presumed_dropped(self, now: datetime) -> bool:
+        """Say whether nobody has heard of the letter, long enough past its deadline."""
+        return self._never_left and now > self.deadline + GRACE
+
+    @property
+    def _never_left(self) -> bool:
+        return self.handed_over_at is None and self.fate in {Fate.QUEUED, Fate.DEFERRED}
+
+    @property
+    def left_us_at(self) -> datetime:
+        """When it left our hands or was given up; while nothing is heard, when it will be presumed dropped."""
+        ended = _earliest(self.delivered_at, self.bounced_at, self.refused_at, self.dropped_at)
+        return self.handed_over_at or ended or self.deadline + GRACE
 
     def good_until(self, challenge_ends_at: datetime) -> datetime:
         """Return until when the code is accepted, as known now."""
@@ -121,7 +135,8 @@ class Generation:
 
     def is_good(self, challenge_ends_at: datetime, now: datetime) -> bool:
         """Say whether the code opens the challenge at `now`."""
-        killed = self.dropped_at is not None and not self.exposed and self.handed_over_at is None
+        arrived = self.handed_over_at is not None or self.delivered_at is not None
+        killed = self.dropped_at is not None and not self.exposed and not arrived
         return not killed and not self.told_expired and now <= self.good_until(challenge_ends_at)
 
     def merged(self, delivery: Delivery, received_at: datetime) -> Generation:  # noqa: C901, PLR0911 - a case per fate
@@ -163,6 +178,8 @@ class Handle:
     caller: str
     secret_sha256: bytes
     attempts: int = 0
+    joined: bool = False
+    """It came to a letter that waited already; kept, so that a repeat is answered the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,16 +224,17 @@ class Challenge:
             return State.ENDED
         return State.SPENT if self.attempts >= purpose.attempts else State.OPEN
 
-    def resend_allowed_at(self, purpose: Purpose) -> datetime:
-        """Return when another letter may be asked for: a cooldown from hand-over, else from being presumed dropped."""
-        newest = self.newest
-        return (newest.handed_over_at or newest.deadline + GRACE) + purpose.cooldown
+    def resend_allowed_at(self, purpose: Purpose, now: datetime) -> datetime:
+        """Return when another letter may be asked for, as known now.
 
-    def may_make_generation(self, purpose: Purpose, now: datetime) -> bool:
-        """Say whether one more code may be made: none waits, fewer than two are good, and it could live its life."""
-        live = [generation for generation in self.generations if generation.is_good(self.ends_at, now)]
-        waiting = any(generation.waits(now) for generation in self.generations)
-        return not waiting and len(live) < MAX_LIVE and now + purpose.life < self.ends_at
+        A cooldown after the newest left us, and not before fewer than two codes are good: no code is killed to make
+        room for another, and each that lives doubles the chance of a guess.
+        """
+        cooled = self.newest.left_us_at + purpose.cooldown
+        ends = sorted(g.good_until(self.ends_at) for g in self.generations if g.is_good(self.ends_at, now))
+        if len(ends) < MAX_LIVE:
+            return cooled
+        return max(cooled, ends[-MAX_LIVE] + timedelta.resolution)  # a code is good through its last instant
 
 
 def with_delivery(challenge: Challenge, number: int, delivery: Delivery, received_at: datetime) -> Challenge | None:

@@ -78,8 +78,9 @@ def decide_request(
     if latest is None:
         return _opened(wish, subject_key, subject, now)
     handle = wish.handle(latest.id)
-    if latest.handle_of(handle.caller, handle.secret_sha256) is not None:
-        return Repeated(latest, joined=latest.id != wish.challenge_id)
+    place = latest.handle_of(handle.caller, handle.secret_sha256)
+    if place is not None:
+        return Repeated(latest, joined=latest.handles[place].joined)
     is_open = latest.verified_at is None and now <= latest.ends_at and latest.attempts < wish.purpose.attempts
     if is_open and latest.same_wish == wish.same_wish:
         return _asked_again(wish, subject_key, subject, latest, now)
@@ -91,33 +92,40 @@ def _asked_again(
     wish: Wish, subject_key: str, subject: Subject | None, latest: Challenge, now: datetime
 ) -> Queued | Joined | TooSoon:
     purpose = wish.purpose
-    handle = wish.handle(latest.id)
-    if len(latest.handles) < MAX_HANDLES:
-        handles = (*latest.handles, handle)
-        if latest.newest.waits(now):
-            return Joined(replace(latest, version=latest.version + 1, handles=handles))
-        if now >= latest.resend_allowed_at(purpose) and latest.may_make_generation(purpose, now):
-            number = latest.newest.number + 1
-            challenge = replace(
-                latest,
-                version=latest.version + 1,
-                handles=handles,
-                generations=(*latest.generations, _generation(wish, number, now)),
-                sealed=wish.seal(latest.id, number),
-            )
-            return Queued(challenge, _subject(subject_key, subject, challenge.id))
-    wait = _wait(purpose, latest, now)
-    return TooSoon(wait) if wait > timedelta(0) else _opened(wish, subject_key, subject, now)
+    has_room = len(latest.handles) < MAX_HANDLES
+    if latest.newest.waits(now):
+        return Joined(_with_handle(wish, latest, joined=True)) if has_room else TooSoon(purpose.cooldown)
+    wait = latest.resend_allowed_at(purpose, now) - now
+    if wait > timedelta(0):
+        return TooSoon(wait)
+    if not has_room or now + purpose.life >= latest.ends_at:  # one more code could not live its life here
+        return _opened(wish, subject_key, subject, now)
+    number = latest.newest.number + 1
+    challenge = replace(
+        _with_handle(wish, latest, joined=False),
+        generations=(*latest.generations, _generation(wish, number, now, latest.ends_at)),
+        sealed=wish.seal(latest.id, number),
+    )
+    return Queued(challenge, _subject(subject_key, subject, challenge.id))
+
+
+def _with_handle(wish: Wish, latest: Challenge, *, joined: bool) -> Challenge:
+    handle = replace(wish.handle(latest.id), joined=joined)
+    return replace(latest, version=latest.version + 1, handles=(*latest.handles, handle))
 
 
 def _wait(purpose: Purpose, latest: Challenge, now: datetime) -> timedelta:
-    """Return how long until the subject may have another letter; while one waits, a cooldown from its making."""
+    """Return how long until the subject may have a letter of another wish; while one waits, a cooldown from its making.
+
+    So a citizen who mistyped the address asks again within a minute, and not when the first letter is given up.
+    """
     newest = latest.newest
-    since = newest.made_at if newest.waits(now) else newest.handed_over_at or newest.deadline
+    since = newest.made_at if newest.waits(now) else newest.left_us_at
     return since + purpose.cooldown - now
 
 
 def _opened(wish: Wish, subject_key: str, subject: Subject | None, now: datetime) -> Queued:
+    ends_at = now + wish.purpose.challenge_life
     challenge = Challenge(
         id=wish.challenge_id,
         version=1,
@@ -128,21 +136,22 @@ def _opened(wish: Wish, subject_key: str, subject: Subject | None, now: datetime
         context_sha256=wish.context_sha256,
         sealed=wish.seal(wish.challenge_id, 1),
         made_at=now,
-        ends_at=now + wish.purpose.challenge_life,
-        generations=(_generation(wish, 1, now),),
+        ends_at=ends_at,
+        generations=(_generation(wish, 1, now, ends_at),),
         handles=(wish.handle(wish.challenge_id),),
     )
     return Queued(challenge, _subject(subject_key, subject, challenge.id))
 
 
-def _generation(wish: Wish, number: int, now: datetime) -> Generation:
+def _generation(wish: Wish, number: int, now: datetime, ends_at: datetime) -> Generation:
+    last_use = ends_at - wish.purpose.life  # taken later, its code would be cut short by the end of the challenge
     return Generation(
         number=number,
         reference=wish.reference,
         cause=Cause.REQUESTED,
         code_kid=wish.code_kid,
         made_at=now,
-        deadline=now + wish.purpose.deadline,
+        deadline=min(now + wish.purpose.deadline, last_use),
         life=wish.purpose.life,
         max_life=wish.purpose.max_life,
     )

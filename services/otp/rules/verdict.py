@@ -13,7 +13,8 @@ from datetime import datetime
 from services.otp.rules.challenge import Challenge
 from services.otp.rules.policy import Purpose
 
-SEPARATORS = frozenset(" \t\u00a0\u2007\u202f\u3000-\u2010\u2011\u2012\u2013\u2014\u2212.")
+PARTING_CATEGORIES = frozenset({"Pd", "Cf"})  # Unicode's dashes, and the marks nobody sees that come with a paste
+PARTING = frozenset(".\u2212")  # the full stop, and the minus sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,13 @@ Verdict = Accepted | Wrong | Expired | Locked | Used | Unknown
 
 
 def cleaned(typed: str) -> str:
-    """Return the digits that were meant: without spaces and dashes, full-width digits made plain."""
-    return unicodedata.normalize("NFKC", "".join(char for char in typed if char not in SEPARATORS))
+    """Return the digits that were meant: full-width ones made plain, without spaces, dashes and what nobody sees."""
+    plain = unicodedata.normalize("NFKC", typed)
+    return "".join(char for char in plain if not _parts_digits(char))
+
+
+def _parts_digits(char: str) -> bool:
+    return char.isspace() or char in PARTING or unicodedata.category(char) in PARTING_CATEGORIES
 
 
 def attempts_left(challenge: Challenge, place: int, purpose: Purpose) -> int:

@@ -61,7 +61,7 @@ def seen_by(challenge: Challenge, place: int, purpose: Purpose, now: datetime) -
         state=challenge.state(purpose, now),
         code_length=challenge.code_length,
         attempts_left=attempts_left(challenge, place, purpose),
-        resend_allowed_at=challenge.resend_allowed_at(purpose),
+        resend_allowed_at=challenge.resend_allowed_at(purpose, now),
         ends_at=challenge.ends_at,
         verified_at=challenge.verified_at,
         letters=tuple(_letter(generation, challenge.ends_at, now) for generation in reversed(challenge.generations)),
@@ -70,10 +70,9 @@ def seen_by(challenge: Challenge, place: int, purpose: Purpose, now: datetime) -
 
 
 def _letter(generation: Generation, challenge_ends_at: datetime, now: datetime) -> LetterView:
-    presumed_dropped = generation.fate is Fate.QUEUED and not generation.waits(now)
     return LetterView(
         reference=generation.reference,
-        fate=Fate.DROPPED if presumed_dropped else generation.fate,
+        fate=Fate.DROPPED if generation.is_presumed_dropped(now) else generation.fate,
         cause=generation.cause,
         queued_at=generation.made_at,
         handed_over_at=generation.handed_over_at,

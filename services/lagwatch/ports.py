@@ -1,0 +1,82 @@
+"""What lagwatch needs from outside, and what each part owes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from services.chassis.lag import PartitionReading, Queue, QueueLag
+
+
+class Reason(StrEnum):
+    """Why a measurement failed, wholly or in part; the values are metric labels."""
+
+    BROKER_AWAY = "broker_away"
+    """No broker answers, or not in time. Look at Kafka and at the network."""
+    TOPIC_UNKNOWN = "topic_unknown"
+    """The topic does not exist. Create it, or mend LAGWATCH_QUEUES."""
+    GROUP_UNREADABLE = "group_unreadable"
+    """The group's offsets cannot be read: its coordinator is moving or loading. Ends by itself, else look at Kafka."""
+    PARTITION_UNREADABLE = "partition_unreadable"
+    """The partition has no leader, or the leader refuses. Look at Kafka's under-replicated partitions."""
+    AGE_UNKNOWN = "age_unknown"
+    """The lag is known, but the oldest record could not be read in time, or carries no time."""
+    DENIED = "denied"
+    """Wrong password or missing rights. Needed: DESCRIBE on the groups, DESCRIBE and READ on the topics."""
+    UNEXPECTED = "unexpected"
+    """A fault of ours or of the client library; the log has the traceback."""
+
+
+class Unavailable(Exception):
+    """Nothing at all could be read; `reason` says why."""
+
+    def __init__(self, reason: Reason) -> None:
+        """Keep the reason."""
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What could not be read: one partition, or the whole queue when `partition` is none."""
+
+    partition: int | None
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReading:
+    """What the brokers said about one queue."""
+
+    queue: Queue
+    partitions: tuple[PartitionReading, ...] = ()
+    unread: tuple[Unread, ...] = ()
+    members: int | None = None
+    """How many consumers the group has (0 when there is no such group); none when that could not be read."""
+
+
+class QueueReader(Protocol):
+    """Reads queues where they are, without disturbing anyone: commits nothing, joins no group."""
+
+    async def read(self, queues: Sequence[Queue]) -> Sequence[QueueReading]:
+        """Return one reading per queue, in the order asked, within a bounded time.
+
+        Each partition that exists is either among the `partitions` or among the `unread`: what is broken hides nothing
+        else. Offsets are read in the order that `services.chassis.lag` asks for. Where something waits, `head_at` is
+        the creation time of the first record at or after the position. A group that does not exist has committed
+        nothing; a topic that does not exist is unread. A reader that failed is good for the next call.
+
+        Not to be called again before it has returned.
+
+        Raises:
+            Unavailable: nothing could be read.
+        """
+
+
+class Board(Protocol):
+    """Shows the latest measurement of each queue. Never blocks."""
+
+    def show(self, lag: QueueLag) -> None:
+        """Replace what is shown of the queue; what is unmeasured this time keeps what was shown before."""

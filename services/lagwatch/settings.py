@@ -1,0 +1,55 @@
+"""What lagwatch is told from outside."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from services.chassis.lag import Queue
+from services.chassis.settings import KafkaSettings
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows for a topic; our groups keep to it too
+MOST_QUEUES = 32  # each is a handful of series per partition, and one more question to Kafka
+
+
+def _queues(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    queues = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        group, equals, topic = part.partition("=")
+        if not equals or not NAME.fullmatch(group) or not NAME.fullmatch(topic):
+            raise ValueError(f"{part!r} must be GROUP=TOPIC, names of letters, digits, dots, dashes, underscores")
+        queues.append(Queue(group, topic))
+    if len(set(queues)) < len(queues):
+        raise ValueError("names a queue twice")
+    return tuple(queues)
+
+
+Queues = Annotated[tuple[Queue, ...], NoDecode, BeforeValidator(_queues)]
+"""`GROUP=TOPIC`, separated by commas."""
+
+
+class LagwatchSettings(KafkaSettings):
+    """`LAGWATCH_*` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="LAGWATCH_", validate_default=True)
+
+    queues: Queues = Field(
+        # What waits on the way of a code (mailer, then otp) and of a notice (mailer, then dossier).
+        "mailer-otp=otp.code-requested.v1,mailer-notice=notice.requested.v1,"  # type: ignore[arg-type]  # as people write it
+        "otp=mail.delivery.otp.v1,dossier=mail.delivery.notice.v1",
+        min_length=1,
+        max_length=MOST_QUEUES,
+        description="What is watched: GROUP=TOPIC, separated by commas.",
+    )
+    poll_interval: timedelta = Field(
+        timedelta(seconds=2),
+        ge=timedelta(milliseconds=100),
+        le=timedelta(minutes=1),
+        description="From the start of one measurement to the start of the next (ISO 8601, such as PT2S).",
+    )

@@ -1,0 +1,434 @@
+"""What any `ChallengeStore` owes otp: the twin in memory and the one on Redis pass the same suite.
+
+What only the one on Redis can break (ends of keys, a server that is away or slow) is in
+`test_challenge_store_redis.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from services.otp.metrics import OtpMetrics
+from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
+from services.otp.ports import SHARDS, ChallengeStore, Claim, LetterWanted, Loaded, OutboxEntry
+from services.otp.rules.challenge import Cause, Challenge, Generation, Handle, SealedPart
+from services.otp.rules.request import Subject
+from tests.conditions import eventually
+from tests.fakes.otp import InMemoryChallengeStore
+
+PURPOSE = "confirm-email"
+KEPT_AFTER_END = timedelta(hours=1)
+MS = timedelta(milliseconds=1)
+DATABASE = 9  # nobody else's, and emptied before each test
+PATIENT = "socket_timeout=60&socket_connect_timeout=60"  # a busy machine is no fault of the store
+
+
+class Server(Protocol):
+    """The suite's Redis."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+
+
+def encode(letter: LetterWanted) -> Mapping[bytes, bytes]:
+    """Encode an event as two fields that are no text."""
+    return {b"\x00e": f"{letter.challenge.id}.{letter.generation.number}".encode(), b"\xff": b"\x00\xff\r\n"}
+
+
+class World:
+    """A store, and what a test needs to know of its time."""
+
+    def __init__(self, store: ChallengeStore) -> None:
+        self.store = store
+
+    async def now(self) -> datetime:
+        """Return what the store's clock shows."""
+        return (await self.store.load(0)).now
+
+    async def pass_by(self, duration: timedelta) -> None:
+        """Return when the store's clock shows that much more; a clock that cannot be turned is waited for."""
+        until = await self.now() + duration
+        if isinstance(self.store, InMemoryChallengeStore):
+            self.store.clock.pass_by(duration)
+
+        async def is_there() -> bool:
+            return await self.now() >= until
+
+        look: Callable[[], bool | Awaitable[bool]] = is_there
+        await eventually(look, within_s=duration.total_seconds() + 10, what="the store's clock")
+
+    async def challenge(self, subject: str = "citizen-7", **fields: object) -> Challenge:
+        """Return a new challenge of a subject, of now."""
+        now = await self.now()
+        letter = Generation(
+            number=1,
+            reference="7KQ2M",
+            cause=Cause.REQUESTED,
+            code_kid="c1",
+            made_at=now,
+            deadline=now + timedelta(minutes=14),
+            life=timedelta(minutes=5),
+            max_life=timedelta(minutes=10),
+        )
+        made = Challenge(
+            id=self.store.mint_id(PURPOSE, subject),
+            version=1,
+            purpose=PURPOSE,
+            same_wish="5f" * 32,
+            locale="vi",
+            code_length=6,
+            context_sha256=bytes(32),
+            sealed=SealedPart("s1", b"n" * 12, b"sealed\x00\xff"),
+            made_at=now,
+            ends_at=now + timedelta(minutes=30),
+            generations=(letter,),
+            handles=(Handle("portal", bytes(range(32))),),
+        )
+        return replace(made, **fields)  # type: ignore[arg-type] # named by each test
+
+    def shard(self, challenge: Challenge) -> int:
+        """Return the shard that a challenge's id carries."""
+        shard = self.store.shard_of(challenge.id)
+        assert shard is not None
+        return shard
+
+    async def commit(self, challenge: Challenge, **more: object) -> list[OutboxEntry] | None:
+        """Commit to the challenge's shard."""
+        return await self.store.commit(self.shard(challenge), challenge=challenge, **more)  # type: ignore[arg-type] # named by each test
+
+    async def load(self, *challenges: Challenge, subject_key: str | None = None) -> Loaded:
+        """Load challenges of one shard."""
+        ids = [challenge.id for challenge in challenges]
+        return await self.store.load(self.shard(challenges[0]), subject_key=subject_key, challenge_ids=ids)
+
+    async def queued(self, subject: str = "citizen-7", letters: int = 1) -> list[OutboxEntry]:
+        """Commit a new challenge with letters; return their entries."""
+        made = await self.challenge(subject)
+        entries = await self.commit(made, letters=[LetterWanted(made, made.newest)] * letters)
+        assert entries is not None
+        return entries
+
+
+def subject_of(challenge: Challenge, version: int = 1) -> Subject:
+    """Return a record that names the challenge as its subject's latest."""
+    return Subject("ab" * 32, version, challenge.id)
+
+
+def claim(challenge_id: str = "c00x") -> Claim:
+    """Return a made-up claim."""
+    return Claim(b"\x00fingerprint\xff", challenge_id, "h1", datetime(2026, 11, 25, 12, 0, 0, 123456, tzinfo=UTC))
+
+
+INSTANTS = st.datetimes(datetime(2100, 1, 1), datetime(2150, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds are naive by contract
+DURATIONS = st.timedeltas(timedelta(0), timedelta(days=1))
+GENERATIONS = st.builds(
+    Generation,
+    number=st.integers(1, 99),
+    reference=st.text(),
+    code_kid=st.text(),
+    made_at=INSTANTS,
+    deadline=INSTANTS,
+    life=DURATIONS,
+    max_life=DURATIONS,
+    body_started_at=st.none() | INSTANTS,
+    handed_over_at=st.none() | INSTANTS,
+    delivered_at=st.none() | INSTANTS,
+    deferred_at=st.none() | INSTANTS,
+    bounced_at=st.none() | INSTANTS,
+    refused_at=st.none() | INSTANTS,
+    dropped_at=st.none() | INSTANTS,
+)
+CHALLENGES = st.builds(
+    Challenge,
+    id=st.just("set by the test"),
+    version=st.just(1),
+    code_length=st.integers(0, 18),
+    made_at=INSTANTS,
+    ends_at=INSTANTS,
+    generations=st.lists(GENERATIONS, min_size=1, max_size=3).map(tuple),
+    handles=st.lists(st.builds(Handle, attempts=st.integers(0, 99)), max_size=4).map(tuple),
+    attempts=st.integers(0, 99),
+    verified_at=st.none() | INSTANTS,
+)
+
+
+class ChallengeStoreContract:
+    @pytest.fixture(params=["memory", "redis"])
+    async def world(self, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+        if request.param == "memory":
+            yield World(InMemoryChallengeStore(encode=encode))
+            return
+        server: Server = request.getfixturevalue("redis_server")
+        async with redis_client(f"redis://{server.address}/{DATABASE}?{PATIENT}") as redis:
+            await redis.flushdb()
+            metrics = OtpMetrics(CollectorRegistry(), [])
+            yield World(RedisChallengeStore(redis, encode, metrics, turn_within=timedelta(minutes=1)))
+
+    def test_an_id_carries_the_shard_of_its_purpose_and_subject(self, world: World) -> None:
+        subjects = [f"citizen-{number}" for number in range(500)]
+
+        shards = [world.store.shard_of(world.store.mint_id(PURPOSE, subject)) for subject in subjects]
+
+        assert shards == [world.store.shard_of(world.store.mint_id(PURPOSE, subject)) for subject in subjects]
+        assert all(shard is not None and 0 <= shard < SHARDS for shard in shards)
+        assert len(set(shards)) > SHARDS / 2
+        others = [world.store.shard_of(world.store.mint_id("login", subject)) for subject in subjects]
+        assert others != shards
+
+    def test_no_two_ids_are_alike_and_a_handle_can_hold_them(self, world: World) -> None:
+        ids = [world.store.mint_id(PURPOSE, "citizen-7") for _ in range(1000)]
+
+        assert len(set(ids)) == 1000
+        assert all(one.isascii() and one.isalnum() and len(one) <= 62 for one in ids)
+
+    @pytest.mark.parametrize(
+        "text", ["", "c", "c00", "x" * 29, "c00" + "0" * 99, "C00" + "0" * 32, "c00}" + "0" * 31, "cgg" + "0" * 26]
+    )
+    def test_what_is_no_id_has_no_shard(self, world: World, text: str) -> None:
+        assert world.store.shard_of(text) is None
+
+    @pytest.mark.parametrize("change", [str.upper, lambda one: one + "0", lambda one: one[:-1], lambda one: f" {one}"])
+    def test_what_is_almost_an_id_has_no_shard(self, world: World, change: object) -> None:
+        assert callable(change)
+
+        assert world.store.shard_of(change(world.store.mint_id(PURPOSE, "citizen-7"))) is None
+
+    async def test_of_nothing_only_the_time_is_loaded(self, world: World) -> None:
+        loaded = await world.store.load(7, subject_key="ab" * 32, challenge_ids=["c07a", "c07b", "nonsense }{*"])
+
+        assert loaded == Loaded(loaded.now, None, {})
+        assert loaded.now.tzinfo is UTC
+
+    async def test_the_clock_of_the_store_moves(self, world: World) -> None:
+        before = await world.now()
+
+        await world.pass_by(5 * MS)
+
+        assert await world.now() >= before + 5 * MS
+
+    async def test_a_commit_creates_records_and_entries_together(self, world: World) -> None:
+        made = await world.challenge()
+        letter = LetterWanted(made, made.newest)
+
+        entries = await world.commit(made, subject=subject_of(made), letters=[letter, letter])
+
+        assert entries is not None
+        assert [(entry.shard, dict(entry.record)) for entry in entries] == [(world.shard(made), encode(letter))] * 2
+        assert entries[0].id != entries[1].id
+        loaded = await world.load(made, subject_key="ab" * 32)
+        assert (loaded.subject, loaded.challenges) == (subject_of(made), {made.id: made})
+        assert await world.store.outbox_size() == 2
+
+    async def test_a_commit_replaces_the_version_before_it_and_leaves_what_it_does_not_name(self, world: World) -> None:
+        made = await world.challenge()
+        await world.commit(made, subject=subject_of(made))
+
+        entries = await world.commit(replace(made, version=2, attempts=1))
+
+        assert entries == []
+        loaded = await world.load(made, subject_key="ab" * 32)
+        assert loaded.challenges[made.id].attempts == 1
+        assert loaded.subject == subject_of(made)
+
+    @pytest.mark.parametrize(
+        ("challenge_version", "subject_version"),
+        [(1, 2), (3, 2), (2, 1), (2, 3), (1, 1), (3, 3), (0, 2)],
+        ids=str,
+    )
+    async def test_a_version_that_does_not_follow_writes_nothing_at_all(
+        self, world: World, challenge_version: int, subject_version: int
+    ) -> None:
+        made = await world.challenge()
+        await world.commit(made, subject=subject_of(made))
+        late = replace(made, version=challenge_version, attempts=9)
+        letter = LetterWanted(late, late.newest)
+
+        entries = await world.commit(late, subject=subject_of(late, subject_version), letters=[letter])
+
+        assert entries is None
+        loaded = await world.load(made, subject_key="ab" * 32)
+        assert (loaded.subject, loaded.challenges) == (subject_of(made), {made.id: made})
+        assert await world.store.outbox_size() == 0
+
+    async def test_a_record_that_is_not_there_can_only_be_created(self, world: World) -> None:
+        made = await world.challenge(version=2)
+
+        assert await world.commit(made) is None
+        assert (await world.load(made)).challenges == {}
+
+    async def test_of_100_writers_of_one_version_exactly_one_wins(self, world: World) -> None:
+        made = await world.challenge()
+        await world.commit(made, subject=subject_of(made))
+        writers = [replace(made, version=2, attempts=number) for number in range(100)]
+
+        answers = await asyncio.gather(
+            *(
+                world.commit(mine, subject=subject_of(mine, 2), letters=[LetterWanted(mine, mine.newest)])
+                for mine in writers
+            )
+        )
+
+        (winner,) = [place for place, answer in enumerate(answers) if answer is not None]
+        assert (await world.load(made)).challenges == {made.id: writers[winner]}
+        assert await world.store.outbox_size() == 1
+
+    async def test_of_100_writers_of_a_new_subject_exactly_one_wins(self, world: World) -> None:
+        writers = [await world.challenge("citizen-7") for _ in range(100)]
+
+        answers = await asyncio.gather(*(world.commit(mine, subject=subject_of(mine)) for mine in writers))
+
+        (winner,) = [place for place, answer in enumerate(answers) if answer is not None]
+        loaded = await world.load(*writers, subject_key="ab" * 32)
+        assert loaded.challenges == {writers[winner].id: writers[winner]}
+        assert loaded.subject == subject_of(writers[winner])
+
+    async def test_30_counters_that_load_decide_and_commit_lose_no_count(self, world: World) -> None:
+        made = await world.challenge()
+        await world.commit(made)
+
+        async def count() -> int:
+            lost = 0
+            while True:
+                known = (await world.load(made)).challenges[made.id]
+                if await world.commit(replace(known, version=known.version + 1, attempts=known.attempts + 1)) == []:
+                    return lost
+                lost += 1
+
+        lost = await asyncio.gather(*(count() for _ in range(30)))
+
+        known = (await world.load(made)).challenges[made.id]
+        assert (known.attempts, known.version) == (30, 31)
+        assert sum(lost) > 0  # there was a race
+
+    async def test_records_of_a_shard_are_not_seen_from_another(self, world: World) -> None:
+        made = await world.challenge()
+        await world.commit(made, subject=subject_of(made))
+
+        loaded = await world.store.load(
+            (world.shard(made) + 1) % SHARDS, subject_key="ab" * 32, challenge_ids=[made.id]
+        )
+
+        assert (loaded.subject, loaded.challenges) == (None, {})
+
+    async def test_a_subject_and_a_challenge_of_the_same_name_are_two_records(self, world: World) -> None:
+        made = await world.challenge()
+        await world.commit(made, subject=replace(subject_of(made), key=made.id))
+
+        loaded = await world.load(made, subject_key=made.id)
+
+        assert loaded.challenges == {made.id: made}
+        assert loaded.subject == replace(subject_of(made), key=made.id)
+
+    async def test_records_are_kept_an_hour_past_the_end_of_the_challenge_and_not_longer(self, world: World) -> None:
+        ends_at = await world.now() - KEPT_AFTER_END + timedelta(milliseconds=400)
+        made = await world.challenge(ends_at=ends_at)
+        await world.commit(made, subject=subject_of(made))
+        assert (await world.load(made, subject_key="ab" * 32)).challenges == {made.id: made}
+
+        await world.pass_by(timedelta(milliseconds=450))
+
+        loaded = await world.load(made, subject_key="ab" * 32)
+        assert (loaded.subject, loaded.challenges) == (None, {})
+        assert await world.commit(replace(made, version=2)) is None
+
+    async def test_a_claim_is_the_first_ones(self, world: World) -> None:
+        first = await world.store.claim("key", claim("c00first"))
+        second = await world.store.claim("key", claim("c00second"))
+        other = await world.store.claim("another key", claim("c00second"))
+
+        assert first == second == claim("c00first")
+        assert other == claim("c00second")
+
+    async def test_of_100_claims_at_once_one_stands_for_all(self, world: World) -> None:
+        standing = await asyncio.gather(*(world.store.claim("key", claim(f"c00{n}")) for n in range(100)))
+
+        assert len(set(standing)) == 1
+
+    async def test_a_settled_claim_stands_with_what_it_was_settled_to(self, world: World) -> None:
+        await world.store.claim("key", claim("c00minted"))
+
+        await world.store.settle_claim("key", claim("c00joined"))
+
+        assert await world.store.claim("key", claim("c00other")) == claim("c00joined")
+
+    async def test_what_was_never_claimed_cannot_be_settled(self, world: World) -> None:
+        await world.store.settle_claim("key", claim("c00joined"))
+
+        assert await world.store.claim("key", claim("c00fresh")) == claim("c00fresh")
+
+    async def test_the_outbox_gives_the_oldest_first_over_all_shards(self, world: World) -> None:
+        entries = []
+        for number in range(12):
+            entries += await world.queued(f"citizen-{number}")
+            await world.pass_by(2 * MS)
+
+        assert await world.store.unpublished(older_than=timedelta(0), most=99) == entries
+        assert await world.store.unpublished(older_than=timedelta(0), most=5) == entries[:5]
+        assert len({entry.shard for entry in entries}) > 1
+
+    async def test_entries_of_one_commit_keep_their_order(self, world: World) -> None:
+        entries = await world.queued(letters=20)
+
+        await world.pass_by(2 * MS)
+
+        assert await world.store.unpublished(older_than=timedelta(0), most=99) == entries
+
+    async def test_an_entry_is_left_alone_until_it_is_old_enough(self, world: World) -> None:
+        entries = await world.queued()
+        assert await world.store.unpublished(older_than=timedelta(milliseconds=300), most=9) == []
+        assert await world.store.unpublished(older_than=timedelta(hours=1), most=9) == []
+
+        await world.pass_by(timedelta(milliseconds=301))
+
+        assert await world.store.unpublished(older_than=timedelta(milliseconds=300), most=9) == entries
+
+    async def test_what_was_published_is_forgotten_and_saying_so_again_is_harmless(self, world: World) -> None:
+        first, second = await world.queued(letters=2)
+
+        for _ in range(2):
+            await world.store.published(first)
+        await world.store.published(replace(second, shard=(second.shard + 1) % SHARDS))
+        await world.pass_by(2 * MS)
+
+        assert await world.store.outbox_size() == 1
+        assert await world.store.unpublished(older_than=timedelta(0), most=9) == [second]
+
+    async def test_the_outbox_of_an_ended_challenge_is_not_lost_with_it(self, world: World) -> None:
+        made = await world.challenge(ends_at=await world.now() - KEPT_AFTER_END + 50 * MS)
+        await world.commit(made, letters=[LetterWanted(made, made.newest)])
+
+        await world.pass_by(60 * MS)
+
+        assert await world.store.outbox_size() == 1
+
+    @given(made=CHALLENGES)
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    async def test_every_field_survives(self, world: World, made: Challenge) -> None:
+        made = replace(made, id=world.store.mint_id(PURPOSE, "citizen-7"))
+
+        assert await world.commit(made) == []
+
+        assert (await world.load(made)).challenges == {made.id: made}
+
+    async def test_a_crowd_of_500_calls_at_once_is_served(self, world: World) -> None:
+        made = await world.challenge()
+        await world.commit(made)
+
+        loaded = await asyncio.gather(*(world.load(made) for _ in range(500)))
+
+        assert Counter(made.id in one.challenges for one in loaded) == {True: 500}
+
+
+class TestChallengeStore(ChallengeStoreContract):
+    """The suite, over each store."""

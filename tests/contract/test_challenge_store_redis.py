@@ -1,0 +1,302 @@
+"""What only the challenge store on Redis can break: ends of keys, slots, and a server that is away, slow or full."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+from redis.crc import key_slot
+
+from deploy.dev.valkey_server import ValkeyServer
+from services.otp.metrics import OtpMetrics
+from services.otp.outbound.redis_store import (
+    RedisChallengeStore,
+    challenge_key,
+    claim_key,
+    outbox_key,
+    redis_client,
+    subject_key,
+)
+from services.otp.ports import LetterWanted, OutboxEntry, StoreUnavailable
+from tests.contract.test_challenge_store import DATABASE, PATIENT, PURPOSE, Server, World, claim, encode, subject_of
+
+HOUR, DAY = timedelta(hours=1), timedelta(hours=24)
+TOLERANCE_MS = 5_000  # between the commit and our look at its end
+SUBJECT_KEY = "ab" * 32
+
+
+def _new_store(redis: Redis) -> RedisChallengeStore:
+    return RedisChallengeStore(redis, encode, OtpMetrics(CollectorRegistry(), []))
+
+
+@pytest.fixture
+async def redis(redis_server: Server) -> AsyncIterator[Redis]:
+    """A client of the suite's server, on a database that is empty."""
+    async with redis_client(f"redis://{redis_server.address}/{DATABASE}?{PATIENT}") as client:
+        await client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def world(redis: Redis) -> World:
+    """The store on it."""
+    return World(_new_store(redis))
+
+
+async def test_records_end_an_hour_after_their_challenge_and_the_outbox_never(redis: Redis, world: World) -> None:
+    made = await world.challenge()
+    await world.commit(made, subject=subject_of(made), letters=[LetterWanted(made, made.newest)])
+    shard = world.shard(made)
+
+    ends = [await redis.pexpiretime(key) for key in (challenge_key(shard, made.id), subject_key(shard, SUBJECT_KEY))]
+
+    assert ends == [int((made.ends_at + HOUR).timestamp() * 1000)] * 2
+    assert await redis.pttl(outbox_key(shard)) == -1
+
+
+async def test_a_later_commit_keeps_the_end(redis: Redis, world: World) -> None:
+    made = await world.challenge()
+    await world.commit(made)
+    before = await redis.pexpiretime(challenge_key(world.shard(made), made.id))
+
+    await world.commit(replace(made, version=2))
+
+    assert await redis.pexpiretime(challenge_key(world.shard(made), made.id)) == before
+
+
+async def test_a_claim_ends_after_24_hours_and_neither_a_repeat_nor_settling_moves_that(
+    redis: Redis, world: World
+) -> None:
+    await world.store.claim("key", claim("c00a"))
+    ends = await redis.pexpiretime(claim_key("key"))
+    assert DAY.total_seconds() * 1000 - TOLERANCE_MS < await redis.pttl(claim_key("key")) <= DAY.total_seconds() * 1000
+
+    await world.store.claim("key", claim("c00b"))
+    await world.store.settle_claim("key", claim("c00b"))
+
+    assert await redis.pexpiretime(claim_key("key")) == ends
+
+
+async def test_a_claim_that_ended_is_not_brought_back_by_settling_it(redis: Redis, world: World) -> None:
+    await world.store.claim("key", claim("c00a"))
+    await redis.delete(claim_key("key"))
+
+    await world.store.settle_claim("key", claim("c00b"))
+
+    assert await redis.exists(claim_key("key")) == 0
+
+
+async def test_all_that_changes_together_is_in_one_slot(redis: Redis, world: World) -> None:
+    made = await world.challenge()
+    await world.commit(made, subject=subject_of(made), letters=[LetterWanted(made, made.newest)])
+
+    keys = [key async for key in redis.scan_iter()]
+
+    assert len(keys) == 3
+    assert len({key_slot(key) for key in keys}) == 1
+    assert all(key.startswith(b"otp:") for key in keys)
+
+
+def test_the_shard_of_a_subject_is_the_one_of_yesterday(world: World) -> None:
+    """A changed hash would look for every stored challenge in the wrong place."""
+    expected = {"citizen-7": "d5", "Nguyễn Thị Lan": "e3", "": "5b"}
+
+    assert {subject: world.store.mint_id(PURPOSE, subject)[1:3] for subject in expected} == expected
+
+
+async def test_a_server_that_forgot_its_scripts_is_taught_them_again(redis: Redis, world: World) -> None:
+    made = await world.challenge()
+    await world.commit(made)
+
+    await redis.script_flush()
+
+    assert (await world.load(made)).challenges == {made.id: made}
+    await redis.script_flush()
+    assert await world.commit(replace(made, version=2)) == []
+
+
+class Rig:
+    """A store whose server a test may stop, and one call of each of its methods."""
+
+    def __init__(self, url: str) -> None:
+        self.registry = CollectorRegistry()
+        self.redis = redis_client(url)
+        self.store = RedisChallengeStore(self.redis, encode, OtpMetrics(self.registry, []))
+        self.world = World(self.store)
+
+    def calls(self) -> dict[str, Callable[[], Awaitable[object]]]:
+        """Return a call of each method, by name."""
+        store, entry = self.store, OutboxEntry(0, "1-0", {})
+        return {
+            "load": lambda: store.load(0, subject_key=SUBJECT_KEY, challenge_ids=["c00x"]),
+            "claim": lambda: store.claim("key", claim()),
+            "settle_claim": lambda: store.settle_claim("key", claim()),
+            "unpublished": lambda: store.unpublished(older_than=timedelta(0), most=9),
+            "published": lambda: store.published(entry),
+            "outbox_size": store.outbox_size,
+            "ping": store.ping,
+        }
+
+    def errors(self) -> float:
+        """Return how many failed calls were counted."""
+        return self.registry.get_sample_value("redis_client_errors_total") or 0
+
+
+async def _seconds_until_unavailable(call: Callable[[], Awaitable[object]]) -> float:
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await call()
+    return time.monotonic() - started
+
+
+@contextmanager
+def _paused(server: ValkeyServer) -> Iterator[None]:
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A server that tests may pause; each leaves it running."""
+    server = ValkeyServer(tmp_path_factory.mktemp("own-redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def rig(own_server: ValkeyServer) -> AsyncIterator[Rig]:
+    """A store on the server that may be paused, connected, with one challenge in it."""
+    made = Rig(own_server.url)
+    await made.redis.flushall()
+    yield made
+    await made.redis.aclose()
+
+
+async def test_without_a_server_every_method_says_so_at_once() -> None:
+    with socket.socket() as taken:  # bound and never listening: nobody else gets the port meanwhile
+        taken.bind(("127.0.0.1", 0))
+        rig = Rig(f"redis://127.0.0.1:{taken.getsockname()[1]}/0")
+
+        took = {name: await _seconds_until_unavailable(call) for name, call in rig.calls().items()}
+
+    assert max(took.values()) < 1.5, took
+    assert rig.errors() == len(took)
+    await rig.redis.aclose()
+
+
+async def test_a_server_that_answers_no_more_is_unavailable_within_a_second_or_so(
+    rig: Rig, own_server: ValkeyServer
+) -> None:
+    made = await rig.world.challenge()
+    calls = {**rig.calls(), "commit": lambda: rig.world.commit(made)}
+    await asyncio.gather(*(call() for call in rig.calls().values()))  # connections that the pause finds open
+
+    with _paused(own_server):
+        took = dict(
+            zip(
+                calls, await asyncio.gather(*(_seconds_until_unavailable(call) for call in calls.values())), strict=True
+            )
+        )
+
+    assert all(0.5 < seconds < 3 for seconds in took.values()), took
+
+
+async def test_after_a_pause_answers_belong_to_their_questions_again(rig: Rig, own_server: ValkeyServer) -> None:
+    made = [await rig.world.challenge(f"citizen-{number}") for number in range(8)]
+    for one in made:
+        await rig.world.commit(one)
+    with _paused(own_server):
+        await asyncio.gather(*(_seconds_until_unavailable(partial(rig.world.load, one)) for one in made))
+
+    for _ in range(3):
+        loaded = await asyncio.gather(*(rig.world.load(one) for one in made))
+
+        assert [one.challenges for one in loaded] == [{one.id: one} for one in made]
+
+
+async def test_a_call_that_was_cancelled_leaves_no_answer_to_the_next(rig: Rig, own_server: ValkeyServer) -> None:
+    """A caller's deadline cancels calls in the middle; the late answer must not be taken for another's."""
+    made = [await rig.world.challenge(f"citizen-{number}") for number in range(8)]
+    for one in made:
+        await rig.world.commit(one)
+    with _paused(own_server):
+        for one in made:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.03):
+                    await rig.world.load(one)
+
+    for one in made:
+        assert (await rig.world.load(one)).challenges == {one.id: one}
+
+
+async def test_cancelled_calls_give_their_turns_back(rig: Rig, own_server: ValkeyServer) -> None:
+    made = await rig.world.challenge()
+    with _paused(own_server):
+        calls = [asyncio.create_task(rig.world.load(made)) for _ in range(100)]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    loaded = await asyncio.gather(*(rig.world.load(made) for _ in range(40)))
+
+    assert len(loaded) == 40
+
+
+async def test_a_commit_whose_answer_was_lost_is_found_by_the_repeat(rig: Rig, own_server: ValkeyServer) -> None:
+    made = await rig.world.challenge()
+    letter = LetterWanted(made, made.newest)
+    with _paused(own_server), pytest.raises(StoreUnavailable):
+        await rig.world.commit(made, letters=[letter])  # it lies in the server's socket and will be carried out
+
+    assert await rig.world.commit(made, letters=[letter]) is None
+    assert await rig.store.outbox_size() == 1
+
+
+async def test_a_full_server_refuses_a_commit_whole(rig: Rig) -> None:
+    made = await rig.world.challenge()
+    await rig.redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreUnavailable):
+            await rig.world.commit(made, subject=subject_of(made), letters=[LetterWanted(made, made.newest)])
+    finally:
+        await rig.redis.config_set("maxmemory", "512mb")
+
+    assert [key async for key in rig.redis.scan_iter()] == []
+
+
+async def test_what_was_committed_survives_a_kill_of_the_server_within_its_sync(tmp_path: Path) -> None:
+    server = ValkeyServer(tmp_path)
+    server.start()
+    try:
+        rig = Rig(server.url)
+        await rig.redis.config_set("appendfsync", "always")
+        made = await rig.world.challenge()
+        await rig.world.commit(made, subject=subject_of(made), letters=[LetterWanted(made, made.newest)])
+        server.kill()
+        await _seconds_until_unavailable(rig.store.ping)
+        server.start()
+
+        loaded = await rig.world.load(made, subject_key=SUBJECT_KEY)
+
+        assert (loaded.subject, loaded.challenges) == (subject_of(made), {made.id: made})
+        assert await rig.store.outbox_size() == 1
+        await rig.redis.aclose()
+    finally:
+        server.stop()

@@ -1,0 +1,252 @@
+"""In-memory twins of the mailer's ports, and the orders that its tests give."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from deploy.dev.inbox.behaviour import Action, Behaviour, Rule, Stage, parse_rules
+from services.chassis.clock import Clock
+from services.mailer.ports import Checkpoints, LedgerAway, Seen, TryAgain
+from services.mailer.rules.letter import CodeRecipe, Lane, Message, Order, PrivatePart, Rendered
+from services.mailer.rules.outcome import HandedOver, NoReply, Outcome, Refused
+from tests.fakes.clock import NOON
+
+MINUTE = timedelta(minutes=1)
+UNCLAIMED_LIFE = timedelta(hours=48)
+CODE_PARAMETERS = {"reference": "7F3K", "asked_at": "19:00:00, 25/11/2026", "life_minutes": "5", "ends_at": "19:30"}
+NOTICE_PARAMETERS = {
+    "dossier_number": "K01-261125-7F3K2M",
+    "procedure_vi": "Cấp lại sổ bảo hiểm xã hội",
+    "procedure_en": "Re-issue of a social insurance book",
+    "state_vi": "Đã tiếp nhận",
+    "state_en": "Accepted",
+    "remark": "Mời chị mang theo căn cước.",
+    "at": "2026-11-25T12:00:00Z",
+}
+PRIVATE = PrivatePart("lan@example.vn", {"name": "Nguyễn Thị Lan", "context": "Cấp lại sổ"})
+WORDS = {
+    "vi": Rendered("[7F3K] Mã xác nhận của bạn", "Mã của bạn: 904817\n", "<p>Mã của bạn: <b>904817</b></p>"),
+    "en": Rendered("[7F3K] Your confirmation code", "Your code: 904817\n", "<p>Your code: <b>904817</b></p>"),
+}
+RECIPE = CodeRecipe("c1", "confirm-email", b"\x00" * 32, 6)
+
+
+def code_order(number: int = 1, *, private: PrivatePart = PRIVATE, kid: str = RECIPE.kid) -> Order:
+    """Return the order of a code that was asked for at noon."""
+    return Order(
+        lane=Lane.OTP,
+        owner_id=f"challenge-{number}",
+        generation=1,
+        letter="code",
+        locale="vi",
+        asked_at=NOON,
+        deadline=NOON + 14 * MINUTE,
+        useless_at=NOON + 30 * MINUTE,
+        parameters=CODE_PARAMETERS,
+        open=lambda: private,
+        code=replace(RECIPE, kid=kid),
+    )
+
+
+def notice_order(number: int = 1, *, letter: str = "dossier-advanced", locale: str = "vi") -> Order:
+    """Return the order of a notice that was asked for at noon."""
+    private = PrivatePart(PRIVATE.email, {**NOTICE_PARAMETERS, "name": PRIVATE.parameters["name"]})
+    return Order(
+        lane=Lane.NOTICE,
+        owner_id=f"notice-{number}",
+        generation=1,
+        letter=letter,
+        locale=locale,
+        asked_at=NOON,
+        deadline=NOON + timedelta(hours=48),
+        useless_at=NOON + timedelta(days=30),
+        parameters={},
+        open=lambda: private,
+    )
+
+
+@dataclass
+class _Entry:
+    until: datetime
+    began: datetime | None = None
+    outcome: Outcome | None = None
+
+
+class InMemoryLedger:
+    """Implements `Ledger`.
+
+    Args:
+        clock: decides when keys end.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.away = False
+        self.away_for: set[str] = set()
+        """Names of methods that alone do not answer."""
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+
+    async def claim(self, letter_id: str, keep_until: datetime) -> Seen:
+        """Implements `Ledger`."""
+        self._answer("claim")
+        entry = self._entry(letter_id)
+        entry.until = keep_until
+        return Seen(entry.outcome, entry.began)
+
+    async def handing_over(self, letter_id: str, body_started_at: datetime) -> None:
+        """Implements `Ledger`."""
+        self._answer("handing_over")
+        entry = self._entry(letter_id)
+        entry.began = entry.began or body_started_at
+
+    async def not_taken(self, letter_id: str, body_started_at: datetime) -> None:
+        """Implements `Ledger`."""
+        self._answer("not_taken")
+        entry = self._entries.get(letter_id)
+        if entry and entry.began == body_started_at:
+            entry.began = None
+
+    async def settle(self, letter_id: str, outcome: Outcome) -> None:
+        """Implements `Ledger`."""
+        self._answer("settle")
+        entry = self._entry(letter_id)
+        entry.outcome = entry.outcome or outcome
+
+    def knows(self, letter_id: str) -> Seen | None:
+        """Return what is noted of a letter, without claiming it; None when there is no key."""
+        entry = self._entries.get(letter_id)
+        return Seen(entry.outcome, entry.began) if entry and entry.until > self._clock() else None
+
+    def _answer(self, method: str) -> None:
+        if self.away or method in self.away_for:
+            raise LedgerAway("away")
+
+    def _entry(self, letter_id: str) -> _Entry:
+        entry = self._entries.get(letter_id)
+        if entry is None or entry.until <= self._clock():
+            entry = self._entries[letter_id] = _Entry(self._clock() + UNCLAIMED_LIFE)
+        return entry
+
+
+class RelayInMemory:
+    """A relay that keeps every mail, and misbehaves by the rules of `deploy/dev/inbox/behaviour.py`."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, bytes]] = []
+        """Recipient and octets of every mail that it took or kept all the same."""
+        self.bodies: list[bytes] = []
+        """Every body that was sent to it."""
+        self._behaviour = Behaviour()
+
+    def behave(self, *rules: Mapping[str, object]) -> None:
+        """Put these rules in force instead of the present ones; none = behave."""
+        self._behaviour.replace(parse_rules(json.dumps(rules).encode()))
+
+    def times_used(self) -> list[int]:
+        """Return how often each rule in force has acted."""
+        return [used for _, used in self._behaviour.rules]
+
+    def play(self, stage: Stage, recipient: str) -> Rule | None:
+        """Return the rule that acts now; a delay is one beyond any time-out."""
+        acting = self._behaviour.take(stage, [recipient])
+        return acting[-1] if acting else None
+
+
+@dataclass
+class GatewayInMemory:
+    """Implements `MailGateway` over a relay in memory; waits for nothing, and says what the wire would tell."""
+
+    clock: Clock
+    slots: int = 4
+    relay: RelayInMemory = field(default_factory=RelayInMemory)
+    imitated: int = 0
+    at_stage: Callable[[Stage], None] = lambda _stage: None
+    """Called at each stage: a test turns its clock here."""
+
+    def __post_init__(self) -> None:
+        """Make the slots."""
+        self._free = asyncio.Semaphore(self.slots)
+
+    async def send(self, message: Message, checkpoints: Checkpoints) -> HandedOver | Refused | NoReply:
+        """Implements `MailGateway`."""
+        async with self._slot():
+            checkpoints.still_wanted()
+            self._before_body(Stage.CONNECT, message, double_is_harmless=False)
+            for stage in (Stage.MAIL, Stage.RCPT):
+                if refused := self._before_body(stage, message, double_is_harmless=False):
+                    return refused
+            checkpoints.still_wanted()
+            if refused := self._before_body(Stage.DATA, message, double_is_harmless=True):
+                return refused
+            began = self.clock()
+            await checkpoints.handing_over(began)
+            return self._body(message, began)
+
+    async def imitate(self, checkpoints: Checkpoints) -> HandedOver:
+        """Implements `MailGateway`."""
+        async with self._slot():
+            checkpoints.still_wanted()
+            self.imitated += 1
+            now = self.clock()
+            return HandedOver(at=now, body_started_at=now, route="relay-1", relay_id="")
+
+    def _before_body(self, stage: Stage, message: Message, *, double_is_harmless: bool) -> Refused | None:
+        self.at_stage(stage)
+        rule = self.relay.play(stage, message.recipient)
+        if rule is None or (rule.action is Action.DOUBLE_REPLY and double_is_harmless):
+            self._out_of_step = rule is not None
+            return None
+        if rule.action is Action.REPLY and stage is not Stage.CONNECT:
+            return self._said_no(rule)
+        raise TryAgain(f"{rule.action} at {stage}")
+
+    def _body(self, message: Message, began: datetime) -> HandedOver | Refused | NoReply:
+        self.relay.bodies.append(message.octets)
+        for stage in (Stage.BODY, Stage.REPLY):
+            self.at_stage(stage)
+            rule = self.relay.play(stage, message.recipient)
+            if rule is None:
+                continue
+            if rule.store:
+                self.relay.kept.append((message.recipient, message.octets))
+            if rule.action is Action.REPLY or (rule.action is Action.DOUBLE_REPLY and stage is Stage.BODY):
+                return self._said_no(rule)
+            if rule.action is not Action.DOUBLE_REPLY:
+                return NoReply(began)
+        self.relay.kept.append((message.recipient, message.octets))
+        if self._out_of_step:  # it reads the second 354 as the reply to the body
+            return NoReply(began)
+        return HandedOver(at=self.clock(), body_started_at=began, route="relay-1", relay_id="4bXyZ1")
+
+    def _said_no(self, rule: Rule) -> Refused:
+        code = int(rule.reply[:3])
+        if code < 500:
+            raise TryAgain(f"the relay said {code}")
+        return Refused(self.clock(), code, "5.7.1" if "5.7.1" in rule.text else "")
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        async with self._free:
+            await asyncio.sleep(0)
+            self._out_of_step = False
+            yield
+
+
+class RecordingEvents:
+    """Implements `EventSink`; fails as many times as it is told."""
+
+    def __init__(self) -> None:
+        self.announced: list[tuple[str, Outcome]] = []
+        self.failures_left = 0
+
+    async def announce(self, order: Order, outcome: Outcome) -> None:
+        """Implements `EventSink`."""
+        if self.failures_left:
+            self.failures_left -= 1
+            raise TryAgain("no broker")
+        self.announced.append((order.id, outcome))

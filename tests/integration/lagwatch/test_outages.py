@@ -1,0 +1,153 @@
+"""lagwatch while Kafka is away, silent or not there yet: it answers, shows nothing false, and finds back by itself.
+
+The broker is one of our own, because these tests kill it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from deploy.dev.kafka_broker import KafkaBroker
+from tests.conditions import wait_until
+from tests.integration.lagwatch.lagwatch_process import LagwatchProcess, lagwatch_running
+from tests.integration.lagwatch.real_queues import real_queues
+
+WITHIN_S = 40  # a broker that was killed is let in again after 3 s, and two processors are shared with other tests
+
+
+@pytest.fixture(scope="module")
+def killed_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    broker = KafkaBroker(tmp_path_factory.mktemp("lagwatch-kafka"))
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def broker(killed_broker: KafkaBroker) -> KafkaBroker:
+    if not killed_broker.is_running:
+        killed_broker.start()
+    return killed_broker
+
+
+@pytest.fixture
+def queue(broker: KafkaBroker) -> tuple[str, str]:
+    """A group and a topic with three records, of which the group has done one."""
+    group, topic = (f"{word}-{uuid.uuid4().hex[:12]}" for word in ("mailer", "letters"))
+    with real_queues(broker.address) as hands:
+        hands.create(topic)
+        hands.append(topic, 0, *[datetime.now(UTC)] * 3)
+        hands.commit(group, topic, 0, 1)
+    return group, topic
+
+
+@contextmanager
+def watching(broker: KafkaBroker, queue: tuple[str, str], folder: Path) -> Iterator[LagwatchProcess]:
+    with lagwatch_running(broker.address, "=".join(queue), folder / "lagwatch.log") as lagwatch:
+        wait_until(lagwatch.is_up, within_s=WITHIN_S, what="the page answers")
+        yield lagwatch
+
+
+def lag(lagwatch: LagwatchProcess, queue: tuple[str, str]) -> float | None:
+    return lagwatch.value("lagwatch_group_lag_messages", group=queue[0], topic=queue[1], partition="0")
+
+
+def age_s(lagwatch: LagwatchProcess, queue: tuple[str, str]) -> float:
+    seconds = lagwatch.value("lagwatch_group_lag_seconds", group=queue[0], topic=queue[1])
+    assert seconds is not None
+    return seconds
+
+
+def last_success(lagwatch: LagwatchProcess) -> float | None:
+    return lagwatch.value("lagwatch_last_success_timestamp_seconds")
+
+
+def wait_for_failures(lagwatch: LagwatchProcess, count: int) -> None:
+    """Wait for further measurements that fail because the broker is away."""
+    before = lagwatch.failures("broker_away")
+    wait_until(lambda: lagwatch.failures("broker_away") >= before + count, within_s=WITHIN_S)
+
+
+def test_without_kafka_it_starts_shows_no_lag_and_is_ready_when_kafka_comes(
+    broker: KafkaBroker, queue: tuple[str, str], tmp_path: Path
+) -> None:
+    broker.kill()
+
+    with watching(broker, queue, tmp_path) as lagwatch:
+        wait_for_failures(lagwatch, 1)
+        assert lagwatch.page("/readyz") == (503, "not ready: first measurement\n")
+        assert (lag(lagwatch, queue), last_success(lagwatch)) == (None, None)
+
+        broker.start()
+
+        wait_until(lagwatch.is_ready, within_s=WITHIN_S)
+        assert lag(lagwatch, queue) == 2
+
+
+def test_a_broker_that_dies_leaves_old_values_that_say_so_and_new_ones_when_it_returns(
+    broker: KafkaBroker, queue: tuple[str, str], tmp_path: Path
+) -> None:
+    with watching(broker, queue, tmp_path) as lagwatch:
+        wait_until(lagwatch.is_ready, within_s=WITHIN_S)
+
+        broker.kill()
+        wait_for_failures(lagwatch, 1)
+        stood_still_at, aged = last_success(lagwatch), age_s(lagwatch, queue)
+        wait_for_failures(lagwatch, 1)
+        assert (lag(lagwatch, queue), last_success(lagwatch)) == (2, stood_still_at)
+        assert age_s(lagwatch, queue) > aged
+        assert lagwatch.is_ready()
+
+        broker.start()
+        with real_queues(broker.address) as hands:
+            hands.commit(*queue, 0, 3)
+        wait_until(lambda: lag(lagwatch, queue) == 0, within_s=WITHIN_S)
+        assert (last_success(lagwatch) or 0) > (stood_still_at or 0)
+
+
+def test_a_silent_broker_holds_up_neither_the_page_nor_the_end(
+    broker: KafkaBroker, queue: tuple[str, str], tmp_path: Path
+) -> None:
+    with watching(broker, queue, tmp_path) as lagwatch:
+        wait_until(lagwatch.is_ready, within_s=WITHIN_S)
+
+        os.kill(broker.pid, signal.SIGSTOP)  # takes connections in, and says nothing
+        try:
+            wait_for_failures(lagwatch, 2)
+            assert lag(lagwatch, queue) == 2
+            lagwatch.terminate()
+            assert lagwatch.exit_code(within_s=5) == 0
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+
+
+def test_a_broker_that_was_silent_is_found_again(broker: KafkaBroker, queue: tuple[str, str], tmp_path: Path) -> None:
+    with watching(broker, queue, tmp_path) as lagwatch:
+        wait_until(lagwatch.is_ready, within_s=WITHIN_S)
+
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            wait_for_failures(lagwatch, 1)
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+
+        resumed = time.time()
+        wait_until(lambda: (last_success(lagwatch) or 0) > resumed, within_s=WITHIN_S)
+
+
+def test_sigterm_ends_it_also_while_kafka_is_away(broker: KafkaBroker, queue: tuple[str, str], tmp_path: Path) -> None:
+    broker.kill()
+
+    with watching(broker, queue, tmp_path) as lagwatch:
+        wait_for_failures(lagwatch, 1)
+        lagwatch.terminate()
+
+        assert lagwatch.exit_code(within_s=5) == 0

@@ -1,0 +1,112 @@
+"""The mailer as a process of its own, over one folder, seen only through its ports, its topics and its mails."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from deploy.dev.server_process import ServerProcess
+
+ROOT = Path(__file__).parents[3]
+RINGS = {"code": "c1", "seal-code": "s1", "seal-notice": "n1"}
+NOBODY = "127.0.0.1:1"  # a port that nothing listens on
+
+
+def secret_of(ring: str) -> bytes:
+    """Return the 32 octets of a ring's one key."""
+    return f"made-up-secret-of-{ring}".ljust(32, "-").encode()
+
+
+class MailerProcess(ServerProcess):
+    """One process; started again it is the same service after a crash.
+
+    Args:
+        folder: keys and log.
+        brokers: Kafka.
+        redis: HOST:PORT of the ledger.
+        relay: HOST:PORT.
+        settings: more of the environment.
+        name: tells the log of a second process apart.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        brokers: str,
+        redis: str,
+        relay: str,
+        settings: Mapping[str, str] | None = None,
+        name: str = "mailer",
+    ) -> None:
+        super().__init__(name, folder / f"{name}.log", {"http": None, "probe": None}, stop_within_s=40)
+        self._folder = folder
+        self._environment = {
+            "MAILER_KAFKA_BROKERS": brokers,
+            "MAILER_REDIS_URL": f"redis://{redis}/0",
+            "MAILER_RELAY_ADDRESS": relay,
+            **(settings or {}),
+        }
+
+    def prepare(self) -> None:
+        """Write the rings."""
+        for ring, kid in RINGS.items():
+            secret = base64.b64encode(secret_of(ring)).decode()
+            key = {"kid": kid, "secret": secret, "not_before": "2026-01-01T00:00:00Z", "until": None}
+            (self._folder / f"{ring}.json").write_text(json.dumps({"keys": [key]}))
+
+    def command(self) -> list[str]:
+        """Run the module."""
+        return [sys.executable, "-m", "services.mailer"]
+
+    def working_directory(self) -> Path:
+        """Run where nothing of the checkout is found by accident."""
+        return self._folder
+
+    def environment(self) -> dict[str, str]:
+        """Return only what the service needs."""
+        addresses = self.addresses()
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{ROOT / 'protos'}:{ROOT}",
+            "TMPDIR": str(self._folder),
+            "MAILER_PROFILE": "laptop",
+            "MAILER_HTTP_ADDRESS": addresses["http"],
+            "MAILER_PROBE_ADDRESS": addresses["probe"],
+            "MAILER_RELAY_STARTTLS": "false",
+            "MAILER_CODE_KEYS_FILE": str(self._folder / "code.json"),
+            "MAILER_SEAL_CODE_KEYS_FILE": str(self._folder / "seal-code.json"),
+            "MAILER_SEAL_NOTICE_KEYS_FILE": str(self._folder / "seal-notice.json"),
+            **self._environment,
+        }
+
+    def is_ready(self) -> bool:
+        """Ask its own word."""
+        return self.page("/readyz")[0] == 200
+
+    def page(self, path: str) -> tuple[int, str]:
+        """Return status and text of a page; status 0 when it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://{self.addresses()['http']}{path}", timeout=2) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode()
+        except OSError as nothing:
+            return 0, str(nothing)
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the one sample of that name and those labels."""
+        for family in text_string_to_metric_families(self.page("/metrics")[1]):
+            for sample in family.samples:
+                if sample.name == name and sample.labels == labels:
+                    return float(sample.value)
+        raise LookupError(f"{name} {labels} is not on the page")

@@ -1,0 +1,169 @@
+"""What otp and dossier do with the mailer's topics, done by a test: order letters, hear what became of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kip.mailer.v1 import mail_events_pb2, notice_events_pb2
+from kip.otp.v1 import otp_events_pb2
+
+from services.chassis.keyring import Key, Keyring, Seal, digits
+from tests.conditions import wait_until
+from tests.fakes.mailer import NOTICE_PARAMETERS
+from tests.integration.mailer.mailer_process import RINGS, secret_of
+
+CODE_REQUESTED, NOTICE_REQUESTED = "otp.code-requested.v1", "notice.requested.v1"
+HEARD = ("mail.delivery.otp.v1", "mail.delivery.notice.v1", f"{CODE_REQUESTED}.dead", f"{NOTICE_REQUESTED}.dead")
+ANSWER_S = 20
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+PURPOSE = "confirm-email"
+CONTEXT_SHA256 = b"\x00" * 32
+
+
+def key_of(ring: str) -> Key:
+    """Return the key of a ring that `MailerProcess` writes."""
+    return Key(RINGS[ring], secret_of(ring), LONG_AGO)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who waits for a mail of their own."""
+
+    mark: str
+
+    @property
+    def email(self) -> str:
+        """Where the mail goes."""
+        return f"lan.{self.mark}@example.vn"
+
+    @property
+    def code(self) -> str:
+        """What the mail of a code must say."""
+        return digits(key_of("code"), "kip-code-v1", PURPOSE, self.mark, "1", CONTEXT_SHA256, count=6)
+
+
+def people(count: int) -> list[Person]:
+    """Return so many, each with a mark that is the id of their challenge or notice."""
+    return [Person(str(uuid.uuid4())) for _ in range(count)]
+
+
+class OwnerHands:
+    """Hears what is told from when it is made."""
+
+    def __init__(self, brokers: str) -> None:
+        self._producer = KafkaProducer(bootstrap_servers=[brokers])
+        self._consumer = KafkaConsumer(bootstrap_servers=[brokers], group_id=None)
+        self._records: list[Any] = []
+        partitions = [TopicPartition(topic, number) for topic in HEARD for number in self._partitions_of(topic)]
+        self._consumer.assign(partitions)
+        self._consumer.seek_to_end()
+        for partition in partitions:
+            self._consumer.position(partition)  # the seek is lazy; from here on nothing is missed
+
+    def order_code(self, person: Person, *, key: bytes | None = None, **changes: Any) -> None:
+        """Ask for the mail of a code, as otp does."""
+        part = otp_events_pb2.SealedPart(email=person.email, name="Lan", context="Cấp lại sổ")
+        about = ("kip.otp.v1.SealedPart", person.mark, "1")
+        seal = _seal("seal-code", part.SerializeToString(), about)
+        now = datetime.now(UTC)
+        fields: dict[str, Any] = {
+            "challenge_id": person.mark,
+            "generation": 1,
+            "purpose": PURPOSE,
+            "reference": "7F3K",
+            "locale": "vi",
+            "code_length": 6,
+            "code_kid": RINGS["code"],
+            "context_sha256": CONTEXT_SHA256,
+            "life_s": 300,
+            "max_life_s": 600,
+            "asked_at": _stamp(now),
+            "deadline": _stamp(now + timedelta(minutes=14)),
+            "challenge_ends_at": _stamp(now + timedelta(minutes=30)),
+            "sealed": otp_events_pb2.Sealed(kid=seal.kid, nonce=seal.nonce, ciphertext=seal.ciphertext),
+        }
+        event = otp_events_pb2.CodeRequested(**(fields | changes))
+        self.write(CODE_REQUESTED, key or person.mark.encode(), event.SerializeToString())
+
+    def order_notice(self, person: Person) -> None:
+        """Ask for the mail of a step, as dossier does."""
+        part = notice_events_pb2.SealedNotice(email=person.email, name="Lan", parameters=NOTICE_PARAMETERS)
+        seal = _seal("seal-notice", part.SerializeToString(), ("kip.mailer.v1.SealedNotice", person.mark, "1"))
+        now = datetime.now(UTC)
+        event = notice_events_pb2.NoticeRequested(
+            notice_id=person.mark,
+            letter="dossier-advanced",
+            locale="vi",
+            asked_at=_stamp(now),
+            deadline=_stamp(now + timedelta(hours=48)),
+            sealed=notice_events_pb2.SealedBox(kid=seal.kid, nonce=seal.nonce, ciphertext=seal.ciphertext),
+        )
+        self.write(NOTICE_REQUESTED, person.mark.encode(), event.SerializeToString())
+
+    def write(self, topic: str, key: bytes, value: bytes) -> None:
+        """Write whatever it is, and wait until it is written."""
+        self._producer.send(topic, key=key, value=value, headers=[("ce_id", b"x")]).get(ANSWER_S)
+
+    def fates(self) -> dict[str, set[str]]:
+        """Return what was told of each owner so far."""
+        told: dict[str, set[str]] = {}
+        for record in self._heard("mail.delivery."):
+            event = mail_events_pb2.MailDelivery.FromString(record.value)
+            told.setdefault(event.owner_id, set()).add(str(event.WhichOneof("fate")))
+        return told
+
+    def wait_for_hand_over(self, persons: list[Person], *, within_s: float = 60) -> None:
+        """Wait until each of their letters is handed over."""
+        marks = {person.mark for person in persons}
+        wait_until(
+            lambda: {mark for mark, fates in self.fates().items() if fates == {"handed_over"}} >= marks,
+            within_s=within_s,
+            what=f"{len(marks)} letters handed over",
+        )
+
+    def dead_letters(self) -> list[Any]:
+        """Return what was dead-lettered so far."""
+        return [record for record in self._heard("") if record.topic.endswith(".dead")]
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        for client in (self._producer, self._consumer):
+            client.close()
+
+    def _partitions_of(self, topic: str) -> set[int]:
+        found: set[int] = wait_until(
+            lambda: self._consumer.partitions_for_topic(topic), within_s=ANSWER_S, what=f"topic {topic}"
+        )
+        return found
+
+    def _heard(self, prefix: str) -> list[Any]:
+        for batch in self._consumer.poll(timeout_ms=100).values():
+            self._records += batch
+        return [record for record in self._records if record.topic.startswith(prefix)]
+
+
+def _seal(ring: str, plain: bytes, about: tuple[str, ...]) -> Seal:
+    return Keyring([key_of(ring)]).seal(plain, about=about, now=datetime.now(UTC))
+
+
+def _stamp(instant: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(instant)
+    return stamp
+
+
+@contextmanager
+def owner_hands(brokers: str) -> Iterator[OwnerHands]:
+    """Yield the hands, and let go at the end."""
+    hands = OwnerHands(brokers)
+    try:
+        yield hands
+    finally:
+        hands.close()

@@ -1,0 +1,105 @@
+"""Who may call: the callers file, and a token against it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from services.chassis.grpc_server import Callers, read_callers
+
+TOKEN = "made-up-token-of-the-portal-0001"
+OTHER = "made-up-token-of-the-office-0002"
+
+
+def digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+CALLERS = Callers({"portal": digest(TOKEN), "office": digest(OTHER)})
+
+
+def callers_file(folder: Path, *entries: object) -> Path:
+    file = folder / "callers.json"
+    file.write_text(json.dumps({"callers": entries}))
+    return file
+
+
+def entry(name: str, token: str) -> dict[str, str]:
+    return {"name": name, "token_sha256": digest(token).hex()}
+
+
+@pytest.mark.parametrize(("token", "name"), [(TOKEN, "portal"), (OTHER, "office")])
+def test_a_caller_is_known_by_its_token(token: str, name: str) -> None:
+    assert CALLERS.named(f"Bearer {token}") == name
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Bearer ",
+        TOKEN,
+        f"bearer {TOKEN}",
+        f"Basic {TOKEN}",
+        f"Bearer  {TOKEN}",
+        f"Bearer {TOKEN} ",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN}\n",
+        f"Bearer {TOKEN.upper()}",
+        f"Bearer {digest(TOKEN).hex()}",
+        "Bearer " + "x" * 10_000,
+    ],
+)
+def test_anything_else_is_nobody(authorization: str) -> None:
+    assert CALLERS.named(authorization) is None
+
+
+def test_the_hash_of_nothing_opens_nothing() -> None:
+    assert Callers({"nobody": digest("")}).named("") is None
+
+
+def test_without_callers_nobody_may_call() -> None:
+    assert Callers({}).named(f"Bearer {TOKEN}") is None
+
+
+def test_callers_are_read_from_their_file(tmp_path: Path) -> None:
+    file = callers_file(tmp_path, entry("portal", TOKEN), entry("office", OTHER))
+
+    assert read_callers(file) == CALLERS
+
+
+def test_a_file_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.json cannot be read: No such file"):
+        read_callers(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not json",
+        "[]",
+        "{}",
+        '{"callers": 7}',
+        '{"callers": ["portal"]}',
+        '{"callers": [{"name": "portal"}]}',
+        '{"callers": [{"token_sha256": "00"}]}',
+        '{"callers": [{"name": "portal", "token_sha256": 7}]}',
+        '{"callers": [{"name": "portal", "token_sha256": "not hex"}]}',
+        '{"callers": [{"name": "portal", "token_sha256": "00ff"}]}',
+        json.dumps({"callers": [{"name": "portal", "token_sha256": TOKEN}]}),
+        json.dumps({"callers": [entry("portal", TOKEN), entry("portal", OTHER)]}),
+    ],
+)
+def test_a_file_that_names_no_callers_is_refused_and_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "callers.json"
+    file.write_text(text)
+
+    with pytest.raises(ValueError, match=r"callers\.json") as error:
+        read_callers(file)
+
+    assert TOKEN not in str(error.value)

@@ -1,0 +1,103 @@
+"""The verbs of otp over in-memory ports, as `__main__` joins them over the real ones."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from datetime import timedelta
+
+from services.chassis.keyring import Keyring, digits
+from services.otp.actions.follow import FollowDelivery
+from services.otp.actions.issue import IssueCode, Issued, RequestCode
+from services.otp.actions.sweep import AnnounceLetters, SweepOutbox
+from services.otp.actions.verify import VerifyCode
+from services.otp.actions.watch import GetChallenge
+from services.otp.ports import Announce
+from services.otp.rules.challenge import Challenge, Delivery, Fate
+from services.otp.rules.policy import Policy
+from services.otp.rules.verdict import Verdict
+from tests.fakes.clock import FakeClock
+from tests.fakes.otp import POLICY, PURPOSE, Drawer, EventList, InMemoryChallengeStore, ring
+
+REQUEST = RequestCode(
+    caller="portal",
+    idempotency_key="key-1",
+    purpose=PURPOSE.name,
+    subject="citizen-7",
+    email="lan@example.vn",
+    locale="en",
+    context="Nộp hồ sơ 608",
+    decoy=False,
+)
+NO_HANDLE = "c00" + "0" * 32 + "." + "0" * 64
+
+
+class Desk:
+    """One replica of otp; a second one on the same store is `Desk(store=first.store)`."""
+
+    def __init__(
+        self,
+        *,
+        store: InMemoryChallengeStore | None = None,
+        announce: Announce | None = None,
+        policy: Policy = POLICY,
+        code_keys: Keyring | None = None,
+        handle_keys: Keyring | None = None,
+    ) -> None:
+        self.store = store or InMemoryChallengeStore()
+        self.clock: FakeClock = self.store.clock
+        self.events = EventList()
+        self.sealer = Drawer()
+        self.code_keys = code_keys or ring("c1", 1)
+        announcing = AnnounceLetters(self.store, self.events)
+        self.issue = IssueCode(
+            self.store,
+            self.sealer,
+            announce or announcing,
+            policy,
+            code_keys=self.code_keys,
+            handle_keys=handle_keys or ring("h1", 2),
+            index_keys=ring("i1", 3),
+        )
+        self.verify = VerifyCode(self.store, self.sealer, policy, code_keys=self.code_keys)
+        self.follow = FollowDelivery(self.store)
+        self.sweep = SweepOutbox(self.store, announcing)
+        self.get = GetChallenge(self.store, policy)
+
+    async def ask(self, key: str = "key-1", **changes: object) -> Issued:
+        """Ask for a code; without changes, the same request each time."""
+        return await self.issue(replace(REQUEST, idempotency_key=key, **changes), self.clock())  # type: ignore[arg-type] # named by each test
+
+    async def type_in(self, handle: str, code: str, caller: str = "portal") -> Verdict:
+        """Type a code."""
+        return await self.verify(caller, handle, code, self.clock())
+
+    async def hand_over(self, issued: Issued | str, number: int = 1) -> None:
+        """Let the relay take a letter now."""
+        event = Delivery(Fate.HANDED_OVER, self.clock(), body_started_at=self.clock())
+        assert isinstance(await self.follow(self.stored(issued).id, number, event), Challenge)
+
+    def stored(self, issued: Issued | str) -> Challenge:
+        """Return the record of an issued challenge, or of a challenge id."""
+        challenge_id = issued if isinstance(issued, str) else issued.challenge.id
+        (found,) = [kept for kept in self.store.challenges() if kept.id == challenge_id]
+        return found
+
+    def code_of(self, issued: Issued | str, number: int = 1) -> str:
+        """Return the code that the mailer would print, made from what the event says."""
+        known = self.stored(issued)
+        kid = known.generations[number - 1].code_kid
+        context = hashlib.sha256(REQUEST.context.encode()).digest()
+        parts = ("kip-code-v1", known.purpose, known.id, str(number), context)
+        return digits(self.code_keys.named(kid), *parts, count=known.code_length)
+
+    def wrong_code(self, issued: Issued | str, guess: int = 0) -> str:
+        """Return the code of a guesser: the numbers from 0 on, without the right ones."""
+        right = {self.code_of(issued, g.number) for g in self.stored(issued).generations}
+        wrong = (f"{number:06}" for number in range(guess, 10**6))
+        return next(code for code in wrong if code not in right)
+
+    def later(self, seconds: float) -> Desk:
+        """Turn the clock on."""
+        self.clock.pass_by(timedelta(seconds=seconds))
+        return self

@@ -1,0 +1,328 @@
+"""Stories of typing a code: exactly one acceptance, never a free guess, and nothing told to strangers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from services.chassis.keyring import Key, Keyring
+from services.otp.actions.issue import Issued
+from services.otp.actions.verify import COMMIT_TRIES, VerifyCode
+from services.otp.ports import StoreUnavailable
+from services.otp.rules.challenge import Challenge, Delivery, Fate
+from services.otp.rules.policy import Policy
+from services.otp.rules.verdict import Accepted, Expired, Locked, Unknown, Used, Wrong
+from tests.fakes.otp import POLICY, PURPOSE, Breaks, Drawer, InMemoryChallengeStore
+from tests.unit.otp.desk import NO_HANDLE, REQUEST, Desk
+
+LIFE_S = PURPOSE.life.total_seconds()
+
+
+async def _arrived() -> tuple[Desk, Issued]:
+    """A code in a mailbox."""
+    desk = Desk()
+    issued = await desk.ask()
+    await desk.hand_over(issued)
+    return desk, issued
+
+
+def _attempts(desk: Desk, issued: Issued) -> int:
+    return desk.stored(issued).attempts
+
+
+async def test_the_right_code_is_accepted_once_with_what_was_confirmed() -> None:
+    desk, issued = await _arrived()
+    code = desk.code_of(issued)
+
+    first = await desk.type_in(issued.handle, code)
+    second = await desk.type_in(issued.handle, code)
+
+    assert first == Accepted(desk.clock(), context=REQUEST.context)
+    assert second == Used()
+    assert _attempts(desk, issued) == 0
+
+
+@pytest.mark.parametrize("parted", ["{0} {1}", "{0}-{1}", " {0}\u2013{1}\n"])
+async def test_a_code_is_understood_as_people_write_it(parted: str) -> None:
+    desk, issued = await _arrived()
+    code = desk.code_of(issued)
+
+    assert isinstance(await desk.type_in(issued.handle, parted.format(code[:3], code[3:])), Accepted)
+
+
+async def test_a_code_typed_before_any_hand_over_was_heard_of_is_accepted() -> None:
+    desk = Desk()
+    issued = await desk.ask()
+
+    assert isinstance(await desk.type_in(issued.handle, desk.code_of(issued)), Accepted)
+
+
+async def test_wrong_codes_are_counted_until_the_handle_is_locked_also_for_the_right_one() -> None:
+    desk, issued = await _arrived()
+
+    verdicts = [await desk.type_in(issued.handle, desk.wrong_code(issued, guess)) for guess in range(4)]
+
+    assert verdicts[:3] == [Wrong(2), Wrong(1), Wrong(0)]
+    assert verdicts[3] == Locked(desk.stored(issued).ends_at)
+    assert await desk.type_in(issued.handle, desk.code_of(issued)) == Locked(desk.stored(issued).ends_at)
+    assert _attempts(desk, issued) == 3
+
+
+async def test_a_new_handle_gets_no_more_than_the_challenge_has_left() -> None:
+    desk = Desk()
+    handles = [(await desk.ask(f"key-{n}")).handle for n in range(3)]
+    issued = await desk.ask("key-0")
+
+    left = [await desk.type_in(handle, desk.wrong_code(issued)) for handle in handles for _ in range(3)]
+
+    assert left[:6] == [Wrong(2), Wrong(1), Wrong(0)] * 2
+    assert left[6:] == [Wrong(0), *[Locked(desk.stored(issued).ends_at)] * 2]
+    assert _attempts(desk, issued) == PURPOSE.attempts
+
+
+async def test_a_resend_resets_no_counter() -> None:
+    desk, first = await _arrived()
+    for guess in range(3):
+        await desk.type_in(first.handle, desk.wrong_code(first, guess))
+
+    second = await desk.later(60).ask("key-2")
+
+    assert _attempts(desk, second) == 3
+    assert second.challenge.attempts_left == 3
+    assert isinstance(await desk.type_in(first.handle, desk.code_of(second, 2)), Locked)
+    assert isinstance(await desk.type_in(second.handle, desk.code_of(second, 2)), Accepted)
+
+
+async def test_a_right_but_expired_code_costs_nothing_and_stays_expired() -> None:
+    desk, issued = await _arrived()
+    desk.later(LIFE_S + 1)
+
+    first = await desk.type_in(issued.handle, desk.code_of(issued))
+
+    assert first == Expired()
+    assert _attempts(desk, issued) == 0
+    await desk.follow(issued.challenge.id, 1, Delivery(Fate.DELIVERED, desk.clock()))
+    assert await desk.type_in(issued.handle, desk.code_of(issued)) == Expired()
+
+
+async def test_both_living_codes_are_accepted_and_the_first_acceptance_uses_up_the_other() -> None:
+    desk, first = await _arrived()
+    second = await desk.later(60).ask("key-2")
+
+    accepted = await desk.type_in(second.handle, desk.code_of(second, 1))
+    other = await desk.type_in(first.handle, desk.code_of(second, 2))
+
+    assert accepted == Accepted(desk.clock(), context=REQUEST.context)
+    assert other == Used()
+
+
+@pytest.mark.parametrize("who", ["unknown", "foreign", "mistyped", "no handle", "nothing", "another purpose"])
+async def test_a_stranger_is_told_unknown_and_changes_nothing(who: str) -> None:
+    desk, issued = await _arrived()
+    code = desk.code_of(issued)
+    handle, caller = {
+        "unknown": (NO_HANDLE, "portal"),
+        "foreign": (issued.handle, "clinic"),
+        "mistyped": (issued.handle[:-1] + ("0" if issued.handle[-1] != "0" else "1"), "portal"),
+        "no handle": ("\u0000 }{ *", "portal"),
+        "nothing": ("", "portal"),
+        "another purpose": (issued.handle, "portal"),
+    }[who]
+    policy = Policy({}) if who == "another purpose" else POLICY
+    before = desk.store.challenges()
+
+    verdict = await Desk(store=desk.store, policy=policy).type_in(handle, code, caller)
+
+    assert verdict == Unknown()
+    assert desk.store.challenges() == before
+
+
+async def test_a_stranger_costs_the_store_as_many_calls_as_a_wrong_code() -> None:
+    desk, issued = await _arrived()
+
+    async def calls(handle: str, code: str, caller: str = "portal") -> int:
+        desk.store.calls.clear()
+        await desk.type_in(handle, code, caller)
+        return len(desk.store.calls)
+
+    wrong = await calls(issued.handle, desk.wrong_code(issued))
+
+    assert wrong == 3
+    assert await calls(NO_HANDLE, "000000") == wrong
+    assert await calls("nonsense", "000000") == wrong
+    assert await calls(issued.handle, desk.code_of(issued), "clinic") == wrong
+
+
+@pytest.mark.parametrize("pages", [1, 4])
+async def test_of_200_right_entries_at_once_exactly_one_is_accepted(pages: int) -> None:
+    desk = Desk()
+    handles = [(await desk.ask(f"key-{n}")).handle for n in range(pages)]
+    issued = await desk.ask("key-0")
+    code = desk.code_of(issued)
+
+    verdicts = await asyncio.gather(
+        *(desk.type_in(handles[n % pages], code) for n in range(200)), return_exceptions=True
+    )
+
+    kinds = Counter(type(verdict) for verdict in verdicts)
+    assert kinds[Accepted] == 1
+    assert set(kinds) <= {Accepted, Used, Locked, StoreUnavailable}  # the last: lost more races than it may
+    assert _attempts(desk, issued) <= kinds[StoreUnavailable]
+
+
+async def test_a_double_click_is_accepted_and_used_and_costs_nothing() -> None:
+    desk, issued = await _arrived()
+    code = desk.code_of(issued)
+
+    verdicts = await asyncio.gather(*(desk.type_in(issued.handle, code) for _ in range(3)))
+
+    assert sorted(type(verdict).__name__ for verdict in verdicts) == ["Accepted", "Used", "Used"]
+    assert _attempts(desk, issued) == 0
+
+
+async def test_of_500_wrong_entries_at_once_no_more_are_compared_than_the_budget() -> None:
+    desk = Desk()
+    handles = [(await desk.ask(f"key-{n}")).handle for n in range(4)]
+    issued = await desk.ask("key-0")
+    guesses = [desk.wrong_code(issued, n * 1999) for n in range(500)]
+
+    verdicts = await asyncio.gather(*(desk.type_in(handles[n % 4], guess) for n, guess in enumerate(guesses)))
+
+    kinds = Counter(type(verdict) for verdict in verdicts)
+    assert kinds == {Wrong: PURPOSE.attempts, Locked: 500 - PURPOSE.attempts}
+    assert _attempts(desk, issued) == PURPOSE.attempts
+    assert max(one.attempts for one in desk.stored(issued).handles) <= PURPOSE.attempts_per_handle
+
+
+async def test_among_a_flood_of_guesses_the_right_code_is_compared_within_the_budget_or_not_at_all() -> None:
+    desk, issued = await _arrived()
+    guesses = [desk.wrong_code(issued, n) for n in range(100)]
+    guesses[50] = desk.code_of(issued)
+
+    verdicts = await asyncio.gather(*(desk.type_in(issued.handle, guess) for guess in guesses))
+
+    kinds = Counter(type(verdict) for verdict in verdicts)
+    assert kinds[Wrong] + kinds[Accepted] <= PURPOSE.attempts_per_handle + kinds[Accepted]
+    assert kinds[Accepted] <= 1
+
+
+async def test_a_process_that_dies_between_count_and_outcome_has_spent_one_attempt() -> None:
+    desk, issued = await _arrived()
+    desk.store.breaks_next("commit", Breaks.AFTER)
+
+    with pytest.raises(StoreUnavailable):
+        await desk.type_in(issued.handle, desk.code_of(issued))
+
+    assert _attempts(desk, issued) == 1
+    assert isinstance(await desk.type_in(issued.handle, desk.code_of(issued)), Accepted)
+
+
+async def test_an_acceptance_whose_answer_was_lost_is_used_the_next_time() -> None:
+    desk, issued = await _arrived()
+    desk.store.breaks_next("commit", None)
+    desk.store.breaks_next("commit", Breaks.AFTER)
+
+    with pytest.raises(StoreUnavailable):
+        await desk.type_in(issued.handle, desk.code_of(issued))
+
+    assert desk.stored(issued).verified_at == desk.clock()
+    assert await desk.type_in(issued.handle, desk.code_of(issued)) == Used()
+
+
+async def test_while_the_store_is_away_nobody_is_told_wrong() -> None:
+    desk, issued = await _arrived()
+    code = desk.code_of(issued)
+    desk.store.is_away = True
+
+    with pytest.raises(StoreUnavailable):
+        await desk.type_in(issued.handle, code)
+
+
+class Overtaken(InMemoryChallengeStore):
+    """A store in which somebody is faster, from the nth commit on."""
+
+    commits_that_work = 0
+
+    async def commit(self, *args: object, **fields: object) -> object:  # type: ignore[override] # passes on
+        if self.commits_that_work <= 0:
+            self.calls.append("commit")
+            return None
+        self.commits_that_work -= 1
+        return await super().commit(*args, **fields)  # type: ignore[arg-type] # as they came
+
+
+@pytest.mark.parametrize("commits_that_work", [0, 1], ids=["the count", "the outcome"])
+async def test_who_loses_every_race_is_told_to_come_back(commits_that_work: int) -> None:
+    store = Overtaken()
+    desk = Desk(store=store)
+    store.commits_that_work = 1
+    issued = await desk.ask()
+    store.commits_that_work = commits_that_work
+    store.calls.clear()
+
+    with pytest.raises(StoreUnavailable):
+        await desk.type_in(issued.handle, desk.code_of(issued))
+
+    assert store.calls.count("commit") == COMMIT_TRIES + commits_that_work
+
+
+async def test_a_challenge_that_ends_in_the_middle_of_a_verification_is_unknown() -> None:
+    desk, issued = await _arrived()
+    code = desk.code_of(issued)
+    commit = desk.store.commit
+
+    async def commit_then_forget(*args: object, **fields: object) -> object:
+        done = await commit(*args, **fields)  # type: ignore[arg-type] # as they came
+        desk.later(24 * 3600)
+        return done
+
+    desk.store.commit = commit_then_forget  # type: ignore[method-assign,assignment] # the clock turns after it
+
+    assert await desk.type_in(issued.handle, code) == Unknown()
+
+
+@pytest.mark.parametrize("trouble", ["the seal key is gone", "sealed for another letter"])
+async def test_without_the_seal_key_the_code_is_accepted_all_the_same(trouble: str) -> None:
+    desk, issued = await _arrived()
+    if trouble == "the seal key is gone":
+        desk.sealer.is_locked = True
+    verify = desk.verify
+    if trouble == "sealed for another letter":
+        verify = VerifyCode(desk.store, Drawer(), POLICY, code_keys=desk.code_keys)
+
+    verdict = await verify("portal", issued.handle, desk.code_of(issued), desk.clock())
+
+    assert verdict == Accepted(desk.clock(), context="")
+
+
+async def test_codes_of_an_older_key_are_still_right_after_the_key_was_rolled() -> None:
+    desk, issued = await _arrived()
+    code = desk.code_of(issued)
+    old = desk.code_keys.named("c1")
+    new = Key("c2", bytes(32), not_before=desk.clock())
+    rolled = Desk(store=desk.store, code_keys=Keyring([old, new]))
+
+    assert isinstance(await rolled.type_in(issued.handle, code), Accepted)
+    assert rolled.stored(await rolled.ask("key-9", subject="citizen-9")).newest.code_kid == "c2"
+
+
+async def test_a_code_of_another_challenge_is_wrong() -> None:
+    desk, issued = await _arrived()
+    other = await desk.ask("key-2", subject="citizen-8")
+
+    assert await desk.type_in(issued.handle, desk.code_of(other)) == Wrong(2)
+
+
+async def test_a_changed_context_makes_the_code_wrong() -> None:
+    desk, issued = await _arrived()
+    code = desk.code_of(issued)
+    known: Challenge = desk.stored(issued)
+    tampered = replace(known, version=known.version + 1, context_sha256=bytes(32))
+    shard = desk.store.shard_of(known.id)
+    assert shard is not None
+    assert await desk.store.commit(shard, challenge=tampered) == []
+
+    assert await desk.type_in(issued.handle, code) == Wrong(2)
