@@ -1,0 +1,73 @@
+"""The whole stack as this suite runs it: what a laptop runs, with a second caller and a purpose of long codes.
+
+Codes of ten digits are for the search of dumps: six digits are found by chance among the microseconds of a log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from deploy.dev.inbox.client import InboxClient
+from deploy.dev.key_files import write_secrets
+from deploy.dev.process_table import CREATE_TOPICS, filled
+from deploy.dev.python_process import CHECKOUT, python_environment
+from deploy.dev.stack import Stack
+from tests.e2e.portal import Portal
+
+LONG_CODES = "confirm-email-long"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A stack and the ways into it."""
+
+    stack: Stack
+    tokens: tuple[str, str]
+    """Of two callers who know nothing of each other."""
+
+    @property
+    def inbox(self) -> InboxClient:
+        """Return the mailbox."""
+        return InboxClient(f"http://{self.stack.address('inbox.http')}")
+
+    def portal(self, token: str | None = None) -> Portal:
+        """Return a caller: the first one, or whoever holds another token."""
+        to_otp, to_dossier = self.stack.address("otp.grpc"), self.stack.address("dossier.grpc")
+        return Portal(to_otp, to_dossier, self.tokens[0] if token is None else token)
+
+
+def new_stack(directory: Path) -> Running:
+    """Describe a stack of its own on free ports; nothing is started."""
+    tokens = (write_secrets(directory / "secrets"), secrets.token_urlsafe(32))
+    callers, policy = directory / "two-callers.json", directory / "policy.yaml"
+    names = zip(("demo-portal", "other-portal"), tokens, strict=True)
+    entries = [{"name": name, "token_sha256": hashlib.sha256(token.encode()).hexdigest()} for name, token in names]
+    callers.write_text(json.dumps({"callers": entries}))
+    policy.write_text(yaml.safe_dump(_policy_with_long_codes(), allow_unicode=True))
+    settings = {
+        "otp": {"OTP_CALLERS_FILE": str(callers), "OTP_POLICY_FILE": str(policy)},
+        "dossier": {"DOSSIER_CALLERS_FILE": str(callers)},
+    }
+    stack = Stack(directory, settings=settings)
+    stack.addresses()  # chooses every port now: two processes that start side by side would choose for each other
+    return Running(stack, tokens)
+
+
+def create_topics(stack: Stack) -> None:
+    """Create the topics as the stack does, on a broker that was started by hand."""
+    command = [sys.executable, "-m", *(filled(argument, stack.addresses()) for argument in CREATE_TOPICS)]
+    subprocess.run(command, env=python_environment({}), cwd=CHECKOUT, capture_output=True, check=True, timeout=60)
+
+
+def _policy_with_long_codes() -> object:
+    policy = yaml.safe_load((CHECKOUT / "services" / "otp" / "policy.yaml").read_text())
+    purposes = policy["purposes"]
+    return {"purposes": purposes | {LONG_CODES: purposes["confirm-email"] | {"digits": 10}}}
