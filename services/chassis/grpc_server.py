@@ -170,19 +170,20 @@ class _Gate(grpc.aio.ServerInterceptor):
             code = "OK"
             _caller.set(name)
             with tracer.start_as_current_span(method, context=propagate.extract(metadata), kind=trace.SpanKind.SERVER):
+                deadline = asyncio.timeout(remaining(context).total_seconds())
                 try:
-                    async with asyncio.timeout(remaining(context).total_seconds()):
+                    async with deadline:
                         return await answer(request, context)
                 except ServiceError as refusal:
                     code = CODES[refusal.kind][1].name
                     await context.abort_with_status(rpc_status.to_status(status_of(refusal, self._domain)))
-                except TimeoutError:
-                    code = "DEADLINE_EXCEEDED"
-                    await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "not finished within the caller's deadline")
                 except asyncio.CancelledError:
                     code = "CANCELLED"
                     raise
                 except Exception:  # noqa: BLE001 - the outermost frame of a call
+                    if deadline.expired():
+                        code = "DEADLINE_EXCEEDED"
+                        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "not finished within your deadline")
                     code = "INTERNAL"
                     structlog.get_logger().exception("call_failed", method=method)
                     await context.abort(grpc.StatusCode.INTERNAL, "a fault of ours; it has been logged")

@@ -36,7 +36,6 @@ from typing import Any
 
 import faust
 import structlog
-from faust.contrib.asgi import faust_app_running
 from opentelemetry import propagate, trace
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -184,7 +183,7 @@ class OrderedInbox:
         self._broken.clear()
         self._draining = False
         self._drained_rebalance = 0
-        async with faust_app_running(app, stop_timeout=STOP_TIMEOUT_S):
+        async with _running(app):
             self.consuming = True
             self._health.part(f"inbox {self._topic}", ready=True)
             ends = [
@@ -372,6 +371,26 @@ def _record(message: Any) -> Record:
         timestamp=datetime.fromtimestamp(message.timestamp, UTC),
         epoch=message.generation_id,
     )
+
+
+@asynccontextmanager
+async def _running(app: faust.App) -> AsyncIterator[None]:
+    """Run a Faust app and stop it within `STOP_TIMEOUT_S`, also when its stop refuses to end.
+
+    Seen once in dozens of stops. The library's `faust_app_running` cancels such a stop and then waits for it without end.
+    """
+    app.finalize()
+    await app.maybe_start()
+    try:
+        yield
+    finally:
+        stop = asyncio.create_task(app.stop())
+        done, _ = await asyncio.wait({stop}, timeout=STOP_TIMEOUT_S)
+        if done:
+            stop.result()
+        else:
+            stop.cancel()
+            structlog.get_logger().warning("consumer_did_not_stop", app=app.conf.id)
 
 
 @asynccontextmanager

@@ -45,6 +45,8 @@ class RealQueues:
         """Remove a topic and wait until it is gone."""
         self._admin.delete_topics([topic])
         wait_until(lambda: self._admin.describe_topics([topic])[0]["error_code"], what="the topic is gone")
+        self._producer.close(timeout=ANSWER_S)  # it would look for the topic ten times a second for ever
+        self._producer = KafkaProducer(bootstrap_servers=[self._address])
 
     def append(self, topic: str, partition: int, *created: datetime, octets: int = 6) -> None:
         """Write records, in this order."""

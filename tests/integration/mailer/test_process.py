@@ -6,10 +6,9 @@ The broker is this module's own: the mailer's groups have one place each on a br
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -182,10 +181,11 @@ def test_a_lane_takes_no_more_while_another_is_drained(
     owner.order_notice(applicant)
     wait_until(lambda: inbox.client.times_used() == [1], within_s=ARRIVES_S, what="a notice in the middle of its body")
 
-    os.kill(mailer.pid, signal.SIGTERM)
-    wait_until(lambda: "process_stopping" in mailer.log_text(), within_s=ARRIVES_S)
-    owner.order_code(citizen)
-    assert mailer.stop() == 0
+    with ThreadPoolExecutor(1) as meanwhile:
+        stopped = meanwhile.submit(mailer.stop)
+        wait_until(lambda: "process_stopping" in mailer.log_text(), within_s=ARRIVES_S)
+        owner.order_code(citizen)
+        assert stopped.result() == 0
 
     assert {mark: len(mails) for mark, mails in copies(inbox, [applicant, citizen]).items()} == {
         applicant.mark: 1,
