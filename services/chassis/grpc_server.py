@@ -47,6 +47,7 @@ from services.chassis.telemetry import Health
 
 DEADLINE = timedelta(seconds=10)
 MAX_MESSAGE_OCTETS = 64 * 1024  # the largest request is a few kilobytes; refused before it is parsed
+ONE_LISTENER = ("grpc.so_reuseport", 0)  # a second process on the port is a mistake to be told, not load to be shared
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
 TOKEN_PATTERN = re.compile(r"Bearer ([A-Za-z0-9._~+/=-]{16,512})")
 
@@ -238,7 +239,7 @@ def status_of(refusal: ServiceError, domain: str) -> status_pb2.Status:
 @asynccontextmanager
 async def probe_server(address: str, state: Health) -> AsyncIterator[None]:
     """Serve plain gRPC health for the kubelet: `startup`, `readiness`, `liveness`, and `` as readiness."""
-    server = grpc.aio.server(maximum_concurrent_rpcs=16)
+    server = grpc.aio.server(options=[ONE_LISTENER], maximum_concurrent_rpcs=16)
     servicer = await _health_servicer(state)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     _bind(server, address, None)
@@ -285,10 +286,14 @@ def read_tls(certificate: Path | None, key: Path | None) -> grpc.ServerCredentia
     """Return server credentials, or none when no files are named (a laptop).
 
     Raises:
-        ValueError: a file cannot be read.
+        ValueError: only one of the files is named, or one cannot be read.
     """
-    if certificate is None or key is None:
+    if certificate is None and key is None:
         return None
+    if certificate is None or key is None:
+        raise ValueError(
+            f"{certificate or key} is named alone; a certificate and its key go together: name both or none"
+        )
     try:
         return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
     except OSError as error:
@@ -325,7 +330,7 @@ async def grpc_server(
         interceptors=[_Gate(domain, callers, registry)],
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_OCTETS),
-            ("grpc.so_reuseport", 0),  # a second process on the port is a mistake to be told, not load to be shared
+            ONE_LISTENER,
         ],
         maximum_concurrent_rpcs=1_000,
     )

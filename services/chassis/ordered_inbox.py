@@ -377,7 +377,7 @@ def _record(message: Any) -> Record:
 async def _running(app: faust.App) -> AsyncIterator[None]:
     """Run a Faust app and stop it within `STOP_TIMEOUT_S`, also when its stop refuses to end.
 
-    Seen once in dozens of stops. The library's `faust_app_running` cancels such a stop and then waits for it without end.
+    The library's `faust_app_running` cancels such a stop and waits for it without end; seen once in dozens of stops.
     """
     app.finalize()
     await app.maybe_start()

@@ -30,7 +30,7 @@ from services.otp.outbound.redis_store import (
     subject_key,
 )
 from services.otp.ports import LetterWanted, OutboxEntry, StoreUnavailable
-from tests.contract.test_challenge_store import DATABASE, PATIENT, PURPOSE, Server, World, claim, encode, subject_of
+from tests.contract.challenge_stores import DATABASE, PATIENT, PURPOSE, Server, World, claim, encode, subject_of
 
 HOUR, DAY = timedelta(hours=1), timedelta(hours=24)
 TOLERANCE_MS = 5_000  # between the commit and our look at its end

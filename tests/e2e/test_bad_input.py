@@ -40,6 +40,7 @@ def stored(peaceful: Running) -> Iterator[Snapshot]:
         pytest.param({"email": "lan example.vn"}, {"email"}, id="no at sign"),
         pytest.param({"email": "lan@example.vn\r\nBcc: minh@example.vn"}, {"email"}, id="a header in the address"),
         pytest.param({"email": "lan@example.vn, minh@example.vn"}, {"email"}, id="two addresses"),
+        pytest.param({"email": "đỗ@example.vn"}, {"email"}, id="a name that we could not mail"),
         pytest.param({"context": "hồ sơ\nBcc: x"}, {"context"}, id="a line break"),
         pytest.param({"locale": "fr"}, {"locale"}, id="a language we do not write"),
         pytest.param({"client": pb.Client(ip=LONG, device_id=LONG)}, {"client.ip", "client.device_id"}, id="client"),

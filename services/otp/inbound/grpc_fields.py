@@ -41,7 +41,10 @@ class FieldChecks:
         return value
 
     def email(self, field: str, value: str) -> str:
-        """Check a mail address by its syntax (RFC 5321, 5322, 6531); return it with an A-label domain."""
+        """Check a mail address by its syntax (RFC 5321, 5322); return it with an A-label domain.
+
+        A name beyond ASCII needs SMTPUTF8 (RFC 6531), which we do not speak: refused here, not promised and never sent.
+        """
         if not value:
             self._add(field, "không được để trống", "must not be empty")
             return ""
@@ -51,7 +54,7 @@ class FieldChecks:
             )
             return ""
         try:
-            address = validate_email(value, check_deliverability=False)
+            address = validate_email(value, check_deliverability=False, allow_smtputf8=False)
         except EmailNotValidError:
             self._add(
                 field,

@@ -50,7 +50,6 @@ def test_a_remark_may_have_lines_but_nothing_else_that_controls() -> None:
         ("lan@example.vn", "lan@example.vn"),
         ("Lan.Nguyen@EXAMPLE.vn", "Lan.Nguyen@example.vn"),
         ("lan@bücher.example", "lan@xn--bcher-kva.example"),
-        ("lân@example.vn", "lân@example.vn"),
     ],
 )
 def test_a_good_address_is_kept_with_an_ascii_domain(value: str, kept: str) -> None:
@@ -76,6 +75,7 @@ def test_a_good_address_is_kept_with_an_ascii_domain(value: str, kept: str) -> N
         "Lan <lan@example.vn>",
         "lan@[127.0.0.1]",
         "a@example.vn,b@example.vn",
+        "lân@example.vn",
         f"{'x' * 300}@example.vn",
         f"{LONG}@example.vn",
         "lan@" + "ư" * 120 + ".vn",

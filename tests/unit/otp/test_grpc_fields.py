@@ -42,7 +42,7 @@ def test_an_optional_text_may_be_empty() -> None:
     [
         ("lan@example.vn", "lan@example.vn"),
         ("Lan.Nguyen@EXAMPLE.vn", "Lan.Nguyen@example.vn"),
-        ("lan+nộp@example.vn", "lan+nộp@example.vn"),
+        ("lan+nop@example.vn", "lan+nop@example.vn"),
         ("lan@bücher.example", "lan@xn--bcher-kva.example"),
     ],
 )
@@ -57,7 +57,16 @@ def test_an_address_is_kept_with_an_ascii_domain(typed: str, kept: str) -> None:
 
 @pytest.mark.parametrize(
     "typed",
-    ["", "minh", "minh@", "@tỉnh.vn", "minh@tinh..vn", "minh@tinh.vn\r\nBcc: x@tinh.vn", "a" * 255 + "@tinh.vn"],
+    [
+        "",
+        "minh",
+        "minh@",
+        "@tỉnh.vn",
+        "minh@tinh..vn",
+        "minh@tinh.vn\r\nBcc: x@tinh.vn",
+        "đỗ@tinh.vn",
+        "a" * 255 + "@tinh.vn",
+    ],
     ids=ascii,
 )
 def test_what_is_no_address_is_refused_and_never_repeated(typed: str) -> None:

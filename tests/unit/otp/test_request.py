@@ -175,7 +175,7 @@ def test_after_a_letter_failed_the_cooldown_counts_from_its_failure(fate: Fate) 
 
 def test_a_citizen_whose_mistyped_address_was_refused_corrects_it_after_the_cooldown() -> None:
     counter = Counter()
-    counter.ask(same_wish="lan@exmaple.vn")
+    counter.ask(same_wish="lam@example.vn")
     _hear(counter.at(2), Delivery(Fate.REFUSED, after(2)))
 
     assert counter.at(10).ask(same_wish="lan@example.vn") == TooSoon(timedelta(seconds=2 + COOLDOWN_S - 10))
