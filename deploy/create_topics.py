@@ -17,7 +17,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.kafka_producer import client_config
+from services.chassis.kafka_client import client_config
 from services.chassis.settings import KafkaSettings, Profile, read_settings
 
 HOUR_MS = 3_600_000

@@ -23,12 +23,13 @@ from kafka.errors import KafkaError
 from kafka.producer.transaction_manager import TransactionState
 
 from services.chassis.events import Envelope
+from services.chassis.kafka_client import client_config, open_client
 from services.chassis.retry import LONGEST_PAUSE
 from services.chassis.settings import KafkaSettings
 
 MAX_IN_FLIGHT = 1_000  # records; a few megabytes
 DELIVERY = timedelta(seconds=20)  # how long the library tries; a broker that restarts is back within this
-METADATA_WAIT_MS = 2_000
+CONNECT_WITHIN = timedelta(seconds=2)
 
 
 class BrokerAway(ConnectionError):
@@ -36,16 +37,22 @@ class BrokerAway(ConnectionError):
 
 
 class Producer:
-    """Publishes with acks=all. Opened in the background, so that a process can start before its broker."""
+    """Publishes with acks=all. Opened in the background, so that a process can start before its broker.
 
-    def __init__(self, settings: KafkaSettings, client_id: str) -> None:
+    Args:
+        settings: where the brokers are, and who we are.
+        client_id: names us in the broker's log.
+        delivery: how long the library tries to write a record, whether or not somebody still awaits it.
+    """
+
+    def __init__(self, settings: KafkaSettings, client_id: str, *, delivery: timedelta = DELIVERY) -> None:
         self._config = client_config(settings) | {
             "client_id": client_id,
             "acks": "all",
             "enable_idempotence": True,
             "linger_ms": 2,
-            "delivery_timeout_ms": int(DELIVERY.total_seconds() * 1000),
-            "request_timeout_ms": 10_000,
+            "delivery_timeout_ms": int(delivery.total_seconds() * 1000),
+            "request_timeout_ms": int(delivery.total_seconds() * 500),
             "max_block_ms": 500,
             "reconnect_backoff_max_ms": 1_000,
         }
@@ -63,9 +70,9 @@ class Producer:
         log = structlog.get_logger()
         while self._producer is None:
             try:
-                producer = await asyncio.to_thread(KafkaProducer, bootstrap_timeout_ms=2_000, **self._config)
-            except KafkaError as error:
-                log.warning("dependency_not_there", what="Kafka producer", error=type(error).__name__)
+                producer = await asyncio.to_thread(lambda: open_client(KafkaProducer, CONNECT_WITHIN, **self._config))
+            except (KafkaError, OSError) as error:
+                log.warning("dependency_not_there", what="Kafka producer", error=type(error).__name__, why=str(error))
                 await asyncio.sleep(LONGEST_PAUSE.total_seconds() / 5)
             else:
                 _ask_for_a_new_id_after_a_reset(producer)
@@ -93,10 +100,7 @@ class Producer:
         producer = self._producer
         if producer is None:
             raise BrokerAway(f"{topic}: no broker has been seen yet")
-        if topic not in self._known_topics:
-            if not await asyncio.to_thread(producer.partitions_for, topic):
-                raise BrokerAway(f"{topic}: no such topic on the broker; create it (deploy/create_topics.py)")
-            self._known_topics.add(topic)
+        await self._know(topic, producer)
         loop = asyncio.get_running_loop()
         written: asyncio.Future[Any] = loop.create_future()
 
@@ -116,6 +120,16 @@ class Producer:
             lambda _metadata: tell(None)
         ).add_errback(tell)
         await written
+
+    async def _know(self, topic: str, producer: KafkaProducer) -> None:
+        """Look at a topic for the first time; the library would block the loop for it."""
+        if topic in self._known_topics:
+            return
+        with contextlib.suppress(KafkaError):  # it raises alike when the broker knows no such topic and when it is away
+            if await asyncio.to_thread(producer.partitions_for, topic):
+                self._known_topics.add(topic)
+                return
+        raise BrokerAway(f"{topic}: the broker is away or has no such topic (deploy/create_topics.py makes them)")
 
     async def close(self) -> None:
         """Let go of the broker; what nobody awaits any more is not waited for."""
@@ -143,9 +157,11 @@ def _ask_for_a_new_id_after_a_reset(producer: KafkaProducer) -> None:
 
 
 @asynccontextmanager
-async def producing(settings: KafkaSettings, client_id: str) -> AsyncIterator[Producer]:
+async def producing(
+    settings: KafkaSettings, client_id: str, *, delivery: timedelta = DELIVERY
+) -> AsyncIterator[Producer]:
     """Yield a producer that connects in the background and is closed at the end."""
-    producer = Producer(settings, client_id)
+    producer = Producer(settings, client_id, delivery=delivery)
     connecting = asyncio.create_task(producer.connect())
     try:
         yield producer
@@ -154,19 +170,3 @@ async def producing(settings: KafkaSettings, client_id: str) -> AsyncIterator[Pr
         with contextlib.suppress(asyncio.CancelledError):
             await connecting
         await producer.close()
-
-
-def client_config(settings: KafkaSettings) -> dict[str, Any]:
-    """Return what any kafka-python client needs to reach the brokers."""
-    config: dict[str, Any] = {"bootstrap_servers": settings.kafka_brokers.split(",")}
-    protocol = ("SASL_" if settings.kafka_user else "") + ("SSL" if settings.kafka_tls else "PLAINTEXT")
-    config["security_protocol"] = protocol
-    if settings.kafka_tls and settings.kafka_ca_file:
-        config["ssl_cafile"] = str(settings.kafka_ca_file)
-    if settings.kafka_user and settings.kafka_password:
-        config |= {
-            "sasl_mechanism": "SCRAM-SHA-512",
-            "sasl_plain_username": settings.kafka_user,
-            "sasl_plain_password": settings.kafka_password.get_secret_value(),
-        }
-    return config

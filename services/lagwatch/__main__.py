@@ -8,7 +8,7 @@ import structlog
 
 from services.chassis.clock import system_clock
 from services.chassis.grpc_server import probe_server
-from services.chassis.kafka_producer import client_config
+from services.chassis.kafka_client import client_config
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.settings import read_settings
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry

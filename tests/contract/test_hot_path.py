@@ -8,8 +8,9 @@ from tests.quality.source_code import SERVICES, imported_names, service_modules
 
 IMPORTED_BY = {
     "kafka": {  # kafka-python: every event is published by it; lagwatch measures with it
+        "services.chassis.kafka_client",
         "services.chassis.kafka_producer",
-        "services.lagwatch.outbound.kafka_client",
+        "services.lagwatch.outbound.kafka_failures",
         "services.lagwatch.outbound.kafka_heads",
         "services.lagwatch.outbound.kafka_offsets",
         "services.lagwatch.outbound.kafka_queue",

@@ -18,7 +18,9 @@ from services.lagwatch.outbound.kafka_heads import BATCH_OCTETS
 from services.lagwatch.outbound.kafka_queue import reading_queues
 from services.lagwatch.ports import QueueReader, QueueReading, Reason, Unavailable, Unread
 from tests.fakes.lagwatch import InMemoryQueues
-from tests.integration.lagwatch.real_queues import Broker, RealQueues, real_queues
+from tests.integration.lagwatch.real_queues import UNCLOSED, Broker, RealQueues, real_queues
+
+pytestmark = UNCLOSED
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 

@@ -19,7 +19,7 @@ from services.chassis.grpc_server import caller
 from services.dossier.actions.advance import AdvanceDossier
 from services.dossier.actions.find import FindDossier
 from services.dossier.actions.open import OpenDossier
-from services.dossier.inbound.grpc_fields import FieldChecks
+from services.dossier.inbound.grpc_fields import DossierFieldChecks
 from services.dossier.metrics import DossierMetrics
 from services.dossier.rules.dossier import Dossier, DossierId, Filing, Order, Step
 from services.dossier.rules.notice import Addressee, Fate, Notice
@@ -79,7 +79,7 @@ class DossierApi(dossier_service_pb2_grpc.DossierServiceServicer):
     ) -> pb.GetDossierResponse:
         """Tell where a dossier is."""
         del context
-        checks = FieldChecks()
+        checks = DossierFieldChecks()
         dossier_id = checks.uuid("dossier_id", request.dossier_id)
         checks.done()
         return pb.GetDossierResponse(dossier=_dossier(await self._find(DossierId(dossier_id))))
@@ -95,7 +95,7 @@ def _refusals_counted(counter: Counter) -> Iterator[None]:
 
 
 def _filing(request: pb.OpenDossierRequest) -> tuple[Filing, str]:
-    checks = FieldChecks()
+    checks = DossierFieldChecks()
     key = checks.text("idempotency_key", request.idempotency_key, shortest=1, longest=128)
     filing = Filing(
         procedure=checks.text("procedure", request.procedure, shortest=1, longest=64),
@@ -103,7 +103,7 @@ def _filing(request: pb.OpenDossierRequest) -> tuple[Filing, str]:
         addressee=Addressee(
             email=checks.email("email", request.email),
             name=checks.text("name", request.name, longest=100),
-            locale=checks.locale("locale", request.locale),
+            locale=checks.locale("locale", request.locale) or "vi",
         ),
     )
     checks.done()
@@ -111,7 +111,7 @@ def _filing(request: pb.OpenDossierRequest) -> tuple[Filing, str]:
 
 
 def _order(request: pb.AdvanceDossierRequest) -> Order:
-    checks = FieldChecks()
+    checks = DossierFieldChecks()
     dossier_id = checks.uuid("dossier_id", request.dossier_id)
     remark = checks.text("remark", request.remark, longest=500, lines=True)
     if request.expected_version == 0:

@@ -13,15 +13,14 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from services.lagwatch.outbound.kafka_client import KAFKA_ERRORS, open_client
+from services.chassis.kafka_client import open_client
+from services.lagwatch.outbound.kafka_failures import KAFKA_ERRORS
 
 BATCH_OCTETS = 16 * 1024
 """Per partition and fetch: what our producers put into one batch at most, so that all partitions come in one answer.
 
 A larger batch comes all the same, alone, when its partition is the first of a fetch (KIP-74)."""
-FETCH_WAIT_MS = (
-    100  # how long a broker may think when nothing is there, which is rare: we only ask where something waits
-)
+FETCH_WAIT_MS = 100  # how long a broker may wait for records; it is asked only where some are
 
 
 class KafkaHeads:

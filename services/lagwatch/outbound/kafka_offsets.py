@@ -12,7 +12,8 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, OffsetSpec
 from kafka.errors import for_code
 
-from services.lagwatch.outbound.kafka_client import asked_together, open_client, reason_of
+from services.chassis.kafka_client import open_client
+from services.lagwatch.outbound.kafka_failures import asked_together, reason_of
 from services.lagwatch.ports import Reason
 
 NO_LEADER = -1

@@ -19,7 +19,7 @@ from typing import Any
 from kafka import TopicPartition
 
 from services.chassis.lag import PartitionReading, Queue
-from services.lagwatch.outbound.kafka_client import KAFKA_ERRORS, reason_of
+from services.lagwatch.outbound.kafka_failures import KAFKA_ERRORS, reason_of
 from services.lagwatch.outbound.kafka_heads import KafkaHeads
 from services.lagwatch.outbound.kafka_offsets import Group, KafkaOffsets, Log
 from services.lagwatch.ports import QueueReading, Reason, Unavailable, Unread

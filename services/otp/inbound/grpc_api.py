@@ -15,7 +15,7 @@ from services.otp.actions.issue import IssueCode, QuotaExceeded, RequestCode
 from services.otp.actions.verify import VerifyCode
 from services.otp.actions.watch import GetChallenge
 from services.otp.inbound import grpc_fields
-from services.otp.inbound.grpc_fields import FieldChecks
+from services.otp.inbound.grpc_fields import OtpFieldChecks
 from services.otp.metrics import OtpMetrics
 from services.otp.rules import verdict as verdicts
 from services.otp.rules.challenge import Cause, Fate, State
@@ -86,8 +86,8 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
     ) -> otp_service_pb2.VerifyCodeResponse:
         """Implements the RPC."""
         del context
-        checks = FieldChecks()
-        handle = checks.text("handle", request.handle, longest=MAX_HANDLE)
+        checks = OtpFieldChecks()
+        handle = checks.text("handle", request.handle, shortest=1, longest=MAX_HANDLE)
         code = checks.code("code", request.code, longest=MAX_CODE)
         checks.done()
         verdict = await self._verify(caller(), handle, code, self._clock())
@@ -99,27 +99,29 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
     ) -> otp_service_pb2.GetChallengeResponse:
         """Implements the RPC."""
         del context
-        checks = FieldChecks()
-        handle = checks.text("handle", request.handle, longest=MAX_HANDLE)
+        checks = OtpFieldChecks()
+        handle = checks.text("handle", request.handle, shortest=1, longest=MAX_HANDLE)
         checks.done()
         seen = await self._get(caller(), handle)
         return otp_service_pb2.GetChallengeResponse(challenge=_challenge(seen) if seen else None)
 
 
 def _request(request: otp_service_pb2.RequestCodeRequest) -> RequestCode:
-    checks = FieldChecks()
+    checks = OtpFieldChecks()
     wish = RequestCode(
         caller=caller(),
-        idempotency_key=checks.text("idempotency_key", request.idempotency_key, longest=grpc_fields.MAX_KEY),
-        purpose=checks.text("purpose", request.purpose, longest=grpc_fields.MAX_PURPOSE),
-        subject=checks.text("subject", request.subject, longest=grpc_fields.MAX_SUBJECT),
+        idempotency_key=checks.text(
+            "idempotency_key", request.idempotency_key, shortest=1, longest=grpc_fields.MAX_KEY
+        ),
+        purpose=checks.text("purpose", request.purpose, shortest=1, longest=grpc_fields.MAX_PURPOSE),
+        subject=checks.text("subject", request.subject, shortest=1, longest=grpc_fields.MAX_SUBJECT),
         email=checks.email("email", request.email),
         locale=checks.locale("locale", request.locale),
-        context=checks.text("context", request.context, longest=grpc_fields.MAX_CONTEXT, required=False),
+        context=checks.text("context", request.context, longest=grpc_fields.MAX_CONTEXT),
         decoy=request.decoy,
     )
-    checks.text("client.ip", request.client.ip, longest=grpc_fields.MAX_IP, required=False)
-    checks.text("client.device_id", request.client.device_id, longest=grpc_fields.MAX_SUBJECT, required=False)
+    checks.text("client.ip", request.client.ip, longest=grpc_fields.MAX_IP)
+    checks.text("client.device_id", request.client.device_id, longest=grpc_fields.MAX_SUBJECT)
     checks.done()
     return wish
 

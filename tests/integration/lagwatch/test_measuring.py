@@ -14,7 +14,9 @@ from grpc_health.v1 import health_pb2
 
 from tests.conditions import wait_until
 from tests.integration.lagwatch.lagwatch_process import LagwatchProcess, lagwatch_running
-from tests.integration.lagwatch.real_queues import Broker, RealQueues, real_queues
+from tests.integration.lagwatch.real_queues import UNCLOSED, Broker, RealQueues, real_queues
+
+pytestmark = UNCLOSED
 
 WITHIN_S = 20
 LANES = 6  # tests that ask for one

@@ -19,7 +19,9 @@ import pytest
 from deploy.dev.kafka_broker import KafkaBroker
 from tests.conditions import wait_until
 from tests.integration.lagwatch.lagwatch_process import LagwatchProcess, lagwatch_running
-from tests.integration.lagwatch.real_queues import real_queues
+from tests.integration.lagwatch.real_queues import UNCLOSED, real_queues
+
+pytestmark = UNCLOSED
 
 WITHIN_S = 40  # a broker that was killed is let in again after 3 s, and two processors are shared with other tests
 

@@ -7,9 +7,9 @@ from types import ModuleType
 import pytest
 from prometheus_client import CollectorRegistry
 
+import services.chassis.grpc_fields
 import services.dossier.actions.advance
 import services.dossier.actions.open
-import services.dossier.inbound.grpc_fields
 import services.dossier.ports
 from services.chassis.errors import ServiceError
 from services.dossier.metrics import FATES, IGNORED, MOVE_RESULTS, OPENING_RESULTS, DossierMetrics
@@ -18,7 +18,7 @@ from services.dossier.rules.notice import Fate
 MODULES = (
     services.dossier.actions.advance,
     services.dossier.actions.open,
-    services.dossier.inbound.grpc_fields,
+    services.chassis.grpc_fields,
     services.dossier.ports,
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from kafka import errors
 
-from services.lagwatch.outbound.kafka_client import asked_together, reason_of
+from services.lagwatch.outbound.kafka_failures import asked_together, reason_of
 from services.lagwatch.ports import Reason
 
 OTHERWISE = Reason.PARTITION_UNREADABLE

@@ -30,6 +30,19 @@ async def test_a_hand_over_starts_the_clock_however_long_the_letter_waited() -> 
     assert isinstance(await desk.later(LIFE_S - 1).type_in(issued.handle, desk.code_of(issued)), Accepted)
 
 
+@pytest.mark.parametrize(("claimed_s", "believed_s"), [(3600, 8), (-3600, 0)], ids=["ahead", "behind"])
+async def test_a_mailer_whose_clock_is_wrong_is_believed_only_within_what_is_possible(
+    claimed_s: float, believed_s: float
+) -> None:
+    desk = Desk()
+    issued = await desk.ask()
+
+    await desk.later(8).follow(issued.challenge.id, 1, handed_over(claimed_s))
+
+    assert desk.stored(issued).newest.handed_over_at == after(believed_s)
+    assert isinstance(await desk.later(LIFE_S - 9).type_in(issued.handle, desk.code_of(issued)), Accepted)
+
+
 async def test_a_late_event_about_a_letter_presumed_dropped_revives_it() -> None:
     desk = Desk()
     issued = await desk.ask()

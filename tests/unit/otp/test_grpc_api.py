@@ -12,10 +12,10 @@ from google.rpc import error_details_pb2
 from kip.otp.v1 import otp_service_pb2 as pb
 from prometheus_client import CollectorRegistry
 
+from services.chassis.grpc_fields import InvalidField
 from services.chassis.grpc_server import _caller, status_of
 from services.otp.actions.issue import QuotaExceeded, UnknownPurpose
 from services.otp.inbound.grpc_api import ADVICE, CAUSES, FATES, STATES, Context, OtpApi
-from services.otp.inbound.grpc_fields import InvalidField
 from services.otp.metrics import VERDICTS, OtpMetrics
 from services.otp.rules.challenge import Cause, Fate, State
 from services.otp.rules.policy import AdviceKind

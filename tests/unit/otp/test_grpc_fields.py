@@ -8,7 +8,8 @@ from contextlib import suppress
 import pytest
 
 from services.chassis.errors import Kind
-from services.otp.inbound.grpc_fields import FieldChecks, InvalidField
+from services.chassis.grpc_fields import InvalidField
+from services.otp.inbound.grpc_fields import OtpFieldChecks as FieldChecks
 
 
 def _violated(check: Callable[[FieldChecks], object]) -> list[str]:
@@ -25,16 +26,16 @@ def _violated(check: Callable[[FieldChecks], object]) -> list[str]:
 
 @pytest.mark.parametrize("value", ["k", "x" * 128, "khóa số 1"])
 def test_a_text_within_its_length_passes(value: str) -> None:
-    assert _violated(lambda checks: checks.text("field", value, longest=128)) == []
+    assert _violated(lambda checks: checks.text("field", value, shortest=1, longest=128)) == []
 
 
 @pytest.mark.parametrize("value", ["", "x" * 129, "x" * 10_000, "a\x00b", "a\nb", "a\x1fb", "a\x7fb"], ids=ascii)
 def test_a_text_that_is_empty_long_or_has_control_characters_is_refused(value: str) -> None:
-    assert _violated(lambda checks: checks.text("field", value, longest=128)) == ["field"]
+    assert _violated(lambda checks: checks.text("field", value, shortest=1, longest=128)) == ["field"]
 
 
 def test_an_optional_text_may_be_empty() -> None:
-    assert _violated(lambda checks: checks.text("context", "", longest=200, required=False)) == []
+    assert _violated(lambda checks: checks.text("context", "", longest=200)) == []
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_language_is_vi_or_en_or_left_to_the_policy(value: str, fields: list[s
 
 def test_all_violations_are_raised_together() -> None:
     checks = FieldChecks()
-    checks.text("subject", "", longest=9)
+    checks.text("subject", "", shortest=1, longest=9)
     checks.email("email", "lan")
     checks.locale("locale", "fr")
 

@@ -1,17 +1,14 @@
-"""What both Kafka clients here need: to be opened without leaving litter, and to be understood when they fail."""
+"""What a failure of Kafka means to whoever asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kafka import errors
-from kafka.net.compat import KafkaNetClient
 
 from services.lagwatch.ports import Reason
 
-C = TypeVar("C")
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -58,33 +55,3 @@ def asked_together(
             return dict.fromkeys(keys, reason)
         return {key: answer for one in keys for key, answer in asked_together(ask, [one], otherwise).items()}
     return {key: answers.get(key, otherwise) for key in keys}
-
-
-def open_client(kind: Callable[..., C], within: timedelta, **config: Any) -> C:
-    """Construct a kafka-python client that waits for nothing longer than `within`.
-
-    Constructors of kafka-python 3.0 start a thread and open sockets before they look for a broker, and leave both
-    behind when there is none; a process that tries for hours would run out of them.
-
-    Raises:
-        kafka.errors.KafkaError, OSError: no broker, or none that lets us in; nothing is left behind.
-    """
-    patience_ms = int(within.total_seconds() * 1000)
-    made: list[KafkaNetClient] = []
-
-    def network(**options: Any) -> KafkaNetClient:
-        made.append(KafkaNetClient(**(options | {"socket_connection_setup_timeout_ms": patience_ms})))
-        return made[-1]
-
-    try:
-        return kind(
-            **config,
-            kafka_client=network,
-            bootstrap_timeout_ms=patience_ms,
-            request_timeout_ms=patience_ms,
-            reconnect_backoff_max_ms=1_000,
-        )
-    except BaseException:
-        for client in made:
-            client.close()
-        raise
