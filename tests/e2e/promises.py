@@ -10,6 +10,7 @@ from tests.e2e.crowd import Crowd
 from tests.e2e.mailbox import all_copies, code_in
 from tests.e2e.metrics_page import page_of, total
 from tests.e2e.portal import Citizen, Portal
+from tests.e2e.quiet import wait_until_quiet
 from tests.e2e.stacks import Running
 
 
@@ -48,13 +49,15 @@ def dossier_crowd(portal: Portal, citizens: int) -> Crowd[Promise]:
 def every_letter_is_there(
     running: Running, promised: Sequence[Promise], *, after: int
 ) -> tuple[Mapping[str, list[Summary]], int]:
-    """Wait for each promised letter, and see that no other came and that copies are the same, byte for byte.
+    """Wait for each promised letter and for its copies, and see that no other came and that copies are the same bytes.
 
     Returns:
         the mails by letter, and how many came beyond one per letter.
     """
     letters = {promise.letter for promise in promised}
     assert len(letters) == len(promised), "two citizens were promised the same letter"
+    all_copies(running.inbox, letters, after=after)
+    wait_until_quiet(running)
     mails = all_copies(running.inbox, letters, after=after)
     assert mails.keys() == letters, "a letter came that nobody was promised"
     for copies in mails.values():

@@ -23,6 +23,7 @@ from deploy.dev.stack import Stack
 from tests.e2e.portal import Portal
 
 LONG_CODES = "confirm-email-long"
+LOOK_EVERY = "PT0.5S"  # tests wait for what lagwatch sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def new_stack(directory: Path) -> Running:
     settings = {
         "otp": {"OTP_CALLERS_FILE": str(callers), "OTP_POLICY_FILE": str(policy)},
         "dossier": {"DOSSIER_CALLERS_FILE": str(callers)},
+        "lagwatch": {"LAGWATCH_POLL_INTERVAL": LOOK_EVERY},
     }
     stack = Stack(directory, settings=settings)
     stack.addresses()  # chooses every port now: two processes that start side by side would choose for each other

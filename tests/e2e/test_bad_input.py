@@ -13,6 +13,7 @@ from kip.otp.v1 import otp_service_pb2 as pb
 from deploy.dev.inbox.client import InboxClient
 from tests.e2e.mailbox import code_in, mail_to
 from tests.e2e.portal import Citizen, Portal, refused
+from tests.e2e.quiet import wait_until_published
 from tests.e2e.stacks import Running
 
 Snapshot = Callable[[], Mapping[bytes, bytes]]
@@ -23,11 +24,12 @@ ABSENT = "0" * 64  # the secret of a handle that nobody got
 
 @pytest.fixture
 def stored(peaceful: Running) -> Iterator[Snapshot]:
-    """What Redis holds, key by key, whole values included."""
-    client = redis.Redis.from_url(f"redis://{peaceful.stack.address('redis')}/0")
+    """What Redis holds, key by key, whole values included, once everything that was promised before is published."""
+    client: Any = redis.Redis.from_url(f"redis://{peaceful.stack.address('redis')}/0")
 
     def snapshot() -> Mapping[bytes, bytes]:
-        return {key: client.dump(key) or b"" for key in client.scan_iter()}
+        wait_until_published(peaceful)
+        return {key: client.dump(key) for key in client.scan_iter()}
 
     yield snapshot
     client.close()

@@ -76,7 +76,7 @@ def test_a_bad_address_gets_the_words_of_the_service(tmp_path: Path) -> None:
     told = (tmp_path / "err").read_text()
     assert exit_code == 1
     assert "email: không phải địa chỉ thư hợp lệ" in told
-    assert "is not a mail address; a right one looks like lan@example.vn" in told
+    assert "looks like lan@example.vn" in told
     assert "Traceback" not in told
     wait_until_all_are_gone(tmp_path)
 

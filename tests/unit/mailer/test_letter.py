@@ -21,8 +21,8 @@ from tests.fakes.mailer import PRIVATE, WORDS, code_order, notice_order
 SENDER = Sender("Cổng dịch vụ công", "khong-tra-loi@kip.example")
 ORDER = code_order()
 
-texts = st.text(max_size=300)
-whole_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+texts = st.text(max_size=120)
+whole_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=120)
 
 
 def composed(
@@ -159,7 +159,7 @@ def test_any_words_are_read_back_as_they_were_written(vi: str, en: str, html: st
     assert "\n".join(lines(html)) in "\n".join(lines(part(mail, "html")))
 
 
-@given(subject=st.text(st.characters(exclude_categories=["C"]), max_size=200))
+@given(subject=st.text(st.characters(exclude_categories=["C"]), max_size=120))
 def test_any_subject_is_folded_and_read_back(subject: str) -> None:
     octets = composed(words=WORDS | {"vi": Rendered(subject, "x", "x")}).octets
 
