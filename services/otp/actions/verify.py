@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from services.chassis.errors import Kind, ServiceError, Words
 from services.chassis.keyring import Keyring, SealBroken, UnknownKey, digits
 from services.otp.ports import ChallengeStore, Sealer, StoreUnavailable
 from services.otp.rules.challenge import Challenge
@@ -23,6 +24,23 @@ from services.otp.rules.verdict import Accepted, Locked, Unknown, Verdict, clean
 COMMIT_TRIES = 64  # lost races in a row; each means that somebody else's entry was judged meanwhile
 CODE_LABEL = "kip-code-v1"
 NOWHERE = 0  # the shard where what is no challenge id is looked for
+
+
+class CodeKeysUnknown(ServiceError):
+    """A code of this challenge was made with a key that this replica does not have yet; no attempt was spent."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "CODE_KEYS_UNKNOWN"
+
+    def __init__(self) -> None:
+        """Tell to come back when the keys have been rolled out."""
+        super().__init__(
+            Words(
+                vi="Hệ thống đang cập nhật khóa. Vui lòng nhập lại mã sau giây lát.",
+                en="A code key is not rolled out to this replica yet. Type the code again in a moment.",
+            ),
+            retry_after=timedelta(seconds=5),
+        )
 
 
 class VerifyCode:
@@ -40,6 +58,7 @@ class VerifyCode:
 
         Raises:
             StoreUnavailable: not known what came of it; type it again.
+            CodeKeysUnknown: nothing was counted or compared; type it again.
         """
         parsed = parse_handle(caller, handle)
         counted_entry = await self._count(parsed)
@@ -62,12 +81,20 @@ class VerifyCode:
             if opened is None:
                 await self._open(parsed)  # takes as long as the commit of a known one
                 return None
+            self._demand_keys(opened.challenge)
             spent = counted(opened.challenge, opened.place, opened.purpose)
             if isinstance(spent, Locked):
                 return spent
             if await self._store.commit(self._shard(parsed), challenge=spent) is not None:
                 return spent
         raise StoreUnavailable
+
+    def _demand_keys(self, challenge: Challenge) -> None:
+        try:
+            for generation in challenge.generations:
+                self._code_keys.named(generation.code_kid)
+        except UnknownKey as error:
+            raise CodeKeysUnknown from error
 
     def _right_generations(self, challenge: Challenge | None, code: str, now: datetime) -> frozenset[int]:
         """Compare with the code of every generation, in constant time; with one of nothing when there is none."""

@@ -10,12 +10,12 @@ import pytest
 
 from services.chassis.keyring import Key, Keyring
 from services.otp.actions.issue import Issued
-from services.otp.actions.verify import COMMIT_TRIES, VerifyCode
+from services.otp.actions.verify import COMMIT_TRIES, CodeKeysUnknown, VerifyCode
 from services.otp.ports import StoreUnavailable
 from services.otp.rules.challenge import Challenge, Delivery, Fate
 from services.otp.rules.policy import Policy
 from services.otp.rules.verdict import Accepted, Expired, Locked, Unknown, Used, Wrong
-from tests.fakes.otp import POLICY, PURPOSE, Breaks, Drawer, InMemoryChallengeStore
+from tests.fakes.otp import POLICY, PURPOSE, Breaks, Drawer, InMemoryChallengeStore, ring
 from tests.unit.otp.desk import NO_HANDLE, REQUEST, Desk
 
 LIFE_S = PURPOSE.life.total_seconds()
@@ -326,3 +326,15 @@ async def test_a_changed_context_makes_the_code_wrong() -> None:
     assert await desk.store.commit(shard, challenge=tampered) == []
 
     assert await desk.type_in(issued.handle, code) == Wrong(2)
+
+
+async def test_a_replica_without_the_code_key_spends_no_attempt_and_says_so() -> None:
+    desk, issued = await _arrived()
+    code = desk.code_of(issued)
+    behind = Desk(store=desk.store, code_keys=ring("c0", 9))
+
+    with pytest.raises(CodeKeysUnknown):
+        await behind.type_in(issued.handle, code)
+
+    assert _attempts(desk, issued) == 0
+    assert isinstance(await desk.type_in(issued.handle, code), Accepted)

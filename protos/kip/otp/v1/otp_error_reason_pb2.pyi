@@ -34,6 +34,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED, with RetryInfo: this subject asked for a code a moment ago."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 6
     """UNAVAILABLE, with RetryInfo: the challenge store does not answer."""
+    ERROR_REASON_CODE_KEYS_UNKNOWN: _ErrorReason.ValueType  # 9
+    """UNAVAILABLE, with RetryInfo: a code key is not rolled out to this replica yet; no attempt was spent."""
     ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 8
     """UNAUTHENTICATED: no credentials, or none that we know."""
 
@@ -52,6 +54,8 @@ ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 4
 """RESOURCE_EXHAUSTED, with RetryInfo: this subject asked for a code a moment ago."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 6
 """UNAVAILABLE, with RetryInfo: the challenge store does not answer."""
+ERROR_REASON_CODE_KEYS_UNKNOWN: ErrorReason.ValueType  # 9
+"""UNAVAILABLE, with RetryInfo: a code key is not rolled out to this replica yet; no attempt was spent."""
 ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 8
 """UNAUTHENTICATED: no credentials, or none that we know."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
