@@ -61,7 +61,7 @@ class ProcessSettings(BaseSettings):
     drain_grace: timedelta = Field(
         timedelta(seconds=10),
         gt=timedelta(0),
-        description="How long work in hand may take to end after SIGTERM (ISO 8601 or seconds).",
+        description="How long work in hand may take to end after SIGTERM (ISO 8601, such as PT10S).",
     )
 
 

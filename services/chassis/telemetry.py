@@ -23,7 +23,7 @@ from aiohttp import web
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from prometheus_client import CollectorRegistry, Info
+from prometheus_client import CollectorRegistry, Info, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from structlog.typing import EventDict, WrappedLogger
@@ -171,6 +171,7 @@ def configure_telemetry(service: str, *, level: int = logging.INFO) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+    disable_created_metrics()  # type: ignore[no-untyped-call] # else a second series for each counter, that nobody reads
     trace.set_tracer_provider(TracerProvider(resource=Resource.create({"service.name": service})))
 
 
