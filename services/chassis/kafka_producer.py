@@ -142,8 +142,8 @@ def _ask_for_a_new_id_after_a_reset(producer: KafkaProducer) -> None:
     """Mend kafka-python 3.0.12, which never sends again after a broker was away for longer than `DELIVERY`.
 
     When a batch expires that had been sent, the library drops its producer id, because the broker may hold the batch;
-    but it asks for another id only in the state UNINITIALIZED, which it never goes back to. A test shows that this is
-    still needed.
+    but it asks for another id only in the state UNINITIALIZED, which it never goes back to. A
+    test holds a broker silent for longer than that.
     """
     manager = producer._transaction_manager  # noqa: SLF001 - there is no other way to it
     drop_id = manager.reset_producer_id

@@ -96,9 +96,11 @@ async def open_lane(
         metrics=shared.metrics,
     )
     parts.push_async_callback(gateway.close)
+    ledger = RedisLedger(redis, lane, shared.metrics)
+    await ledger.open_connections()
     deliver = DeliverLetter(
         gateway,
-        RedisLedger(redis, lane, shared.metrics),
+        ledger,
         KafkaEvents(producer, system_clock),
         shared.texts,
         clock=system_clock,

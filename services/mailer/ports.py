@@ -91,7 +91,10 @@ class MailGateway(Protocol):
 
 
 class Ledger(Protocol):
-    """Remembers each letter until it can matter no more. Every method answers within 50 ms or raises `LedgerAway`."""
+    """Remembers each letter until it can matter no more.
+
+    Every method, once its turn has come, answers within 50 ms or raises `LedgerAway`.
+    """
 
     async def claim(self, letter_id: str, keep_until: datetime) -> Seen:
         """Note that this process works on the letter; return what was known before."""

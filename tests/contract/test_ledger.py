@@ -216,6 +216,28 @@ async def test_a_key_holds_no_address_and_no_text(redis: Redis) -> None:
     assert set(await redis.hkeys(letter_key(letter))) == {b"claimed", b"began", b"outcome"}
 
 
+async def test_calls_that_come_all_at_once_do_not_use_up_each_others_budget(redis_server: Server) -> None:
+    letters = [new_letter() for _ in range(1_500)]  # together far more work than one budget
+    registry = CollectorRegistry()
+    async with redis_client(f"redis://{redis_server.address}/0") as client:
+        ledger = RedisLedger(client, Lane.OTP, MailerMetrics(registry), budget=timedelta(seconds=0.5))
+        await ledger.open_connections()
+
+        seen = await asyncio.gather(*(ledger.claim(letter, tomorrow()) for letter in letters))
+
+    assert set(seen) == {Seen()}
+    assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "otp"}) == 0
+
+
+async def test_connections_are_opened_in_vain_without_a_word_when_the_server_is_not_there() -> None:
+    async with redis_client("redis://127.0.0.1:1/0") as client:
+        ledger = RedisLedger(client, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
+
+        await ledger.open_connections()
+
+        await away(ledger.claim(new_letter(), tomorrow()), within_s=5)
+
+
 @pytest.fixture(scope="module")
 def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     """A server that a test may stop and kill."""

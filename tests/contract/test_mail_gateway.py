@@ -42,7 +42,7 @@ EXPECTED = {
     ("connect", "cut"): NOTHING_LEFT,
     ("connect", "silence"): NOTHING_LEFT,
     ("connect", "half line"): NOTHING_LEFT,
-    ("connect", "double reply"): NOTHING_LEFT,  # every reply is then taken for the next one's; DATA shows it
+    ("connect", "double reply"): NOTHING_LEFT,
     ("mail", "4xx"): NOTHING_LEFT,
     ("mail", "5xx"): REFUSED,
     ("mail", "cut"): NOTHING_LEFT,
@@ -60,7 +60,7 @@ EXPECTED = {
     ("data", "cut"): NOTHING_LEFT,
     ("data", "silence"): NOTHING_LEFT,
     ("data", "half line"): NOTHING_LEFT,
-    ("data", "double reply"): UNKNOWN,  # the second 354 is read as the answer to the body, and says nothing about it
+    ("data", "double reply"): NOTHING_LEFT,
     ("body", "4xx"): NOT_TAKEN,
     ("body", "5xx"): REFUSED,
     ("body", "cut"): UNKNOWN,

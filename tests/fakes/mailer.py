@@ -176,12 +176,11 @@ class GatewayInMemory:
         """Implements `MailGateway`."""
         async with self._slot():
             checkpoints.still_wanted()
-            self._before_body(Stage.CONNECT, message, double_is_harmless=False)
-            for stage in (Stage.MAIL, Stage.RCPT):
-                if refused := self._before_body(stage, message, double_is_harmless=False):
+            for stage in (Stage.CONNECT, Stage.MAIL, Stage.RCPT):
+                if refused := self._before_body(stage, message):
                     return refused
             checkpoints.still_wanted()
-            if refused := self._before_body(Stage.DATA, message, double_is_harmless=True):
+            if refused := self._before_body(Stage.DATA, message):
                 return refused
             began = self.clock()
             await checkpoints.handing_over(began)
@@ -195,11 +194,10 @@ class GatewayInMemory:
             now = self.clock()
             return HandedOver(at=now, body_started_at=now, route="relay-1", relay_id="")
 
-    def _before_body(self, stage: Stage, message: Message, *, double_is_harmless: bool) -> Refused | None:
+    def _before_body(self, stage: Stage, message: Message) -> Refused | None:
         self.at_stage(stage)
         rule = self.relay.play(stage, message.recipient)
-        if rule is None or (rule.action is Action.DOUBLE_REPLY and double_is_harmless):
-            self._out_of_step = rule is not None
+        if rule is None:
             return None
         if rule.action is Action.REPLY and stage is not Stage.CONNECT:
             return self._said_no(rule)
@@ -219,8 +217,6 @@ class GatewayInMemory:
             if rule.action is not Action.DOUBLE_REPLY:
                 return NoReply(began)
         self.relay.kept.append((message.recipient, message.octets))
-        if self._out_of_step:  # it reads the second 354 as the reply to the body
-            return NoReply(began)
         return HandedOver(at=self.clock(), body_started_at=began, route="relay-1", relay_id="4bXyZ1")
 
     def _said_no(self, rule: Rule) -> Refused:
@@ -233,7 +229,6 @@ class GatewayInMemory:
     async def _slot(self) -> AsyncIterator[None]:
         async with self._free:
             await asyncio.sleep(0)
-            self._out_of_step = False
             yield
 
 

@@ -134,8 +134,8 @@ class SmtpGateway:
     async def _transact(
         self, client: aiosmtplib.SMTP, message: Message, checkpoints: Checkpoints
     ) -> HandedOver | Refused | NoReply:
-        refused = await self._before_body(client.mail(message.sender)) or await self._before_body(
-            client.rcpt(message.recipient)
+        refused = await self._before_body(client, client.mail(message.sender)) or await self._before_body(
+            client, client.rcpt(message.recipient)
         )
         if refused is not None:
             return refused
@@ -144,22 +144,22 @@ class SmtpGateway:
         except NoLongerWanted:
             self._count("not_wanted")
             raise
-        refused = await self._before_body(_open_data(client))
+        refused = await self._before_body(client, _open_data(client))
         if refused is not None:
             return refused
         body_started_at = self._clock()
         await checkpoints.handing_over(body_started_at)
         return await self._body(client, message, body_started_at)
 
-    async def _before_body(self, command: Awaitable[object]) -> Refused | None:
-        """Await a command; nothing has left when it fails."""
+    async def _before_body(self, client: aiosmtplib.SMTP, command: Awaitable[object]) -> Refused | None:
+        """Await a command; nothing has left when it fails, or when more was said than it asked for."""
         try:
             await command
         except aiosmtplib.SMTPResponseException as said:
             return self._said_no(said.code, said.message) or self._broke_off(said)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             return self._broke_off(error)
-        return None
+        return None if _in_step(client) else self._broke_off(ConnectionAbortedError())
 
     async def _body(
         self, client: aiosmtplib.SMTP, message: Message, body_started_at: datetime

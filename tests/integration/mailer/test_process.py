@@ -126,7 +126,7 @@ def test_killed_in_the_middle_of_a_body_every_letter_arrives_and_repeats_are_the
         owner.order_code(person)
     wait_until(lambda: inbox.client.stats().accepted >= SLOTS, within_s=ARRIVES_S, what="some mails with their 250")
     wait_until(lambda: _without_250(inbox) > 0, within_s=ARRIVES_S, what="a mail without its 250")
-    missed_by_ledger = mailer.value("mailer_ledger_errors_total", lane="otp")
+    missed = mailer.value("mailer_ledger_errors_total", lane="otp")  # 0, but on a machine that is busy with others
 
     mailer.kill()
     inbox.client.set_behaviour()
@@ -135,10 +135,11 @@ def test_killed_in_the_middle_of_a_body_every_letter_arrives_and_repeats_are_the
     mailer.start()
     owner.wait_for_hand_over(crowd)
 
+    missed += mailer.value("mailer_ledger_errors_total", lane="otp")
     mails = copies(inbox, crowd)
     repeats = sum(map(len, mails.values())) - len(crowd)
     assert all(mails.values()), "every letter arrived"
-    assert 1 <= repeats <= SLOTS + missed_by_ledger, "only what was in hand came twice"
+    assert 1 <= repeats <= SLOTS + missed, "only what was in hand came twice"
     for person in crowd:
         raws = {inbox.client.raw(mail.id) for mail in mails[person.mark]}
         assert len(raws) == 1, "the same bytes"
