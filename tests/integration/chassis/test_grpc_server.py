@@ -288,12 +288,16 @@ async def is_refused(echo: Call) -> bool:
 
 async def test_a_call_that_outlives_the_grace_is_ended() -> None:
     async with serving(drain_grace=timedelta(seconds=0.2)) as running:
-        in_hand = asyncio.create_task(running.refused("Wait"))
+        channel = grpc.aio.insecure_channel(running.address)  # of its own: the other one is closed with the server
+        wait: Call = channel.unary_unary(f"/{SERVICE}/Wait")
+        in_hand = wait(b"x", timeout=PATIENCE_S, metadata=(("authorization", f"Bearer {TOKEN}"),))
         await eventually(lambda: running.post.entered == 1, what="a call in hand")
 
-    error = await in_hand
-    assert error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await in_hand
+    assert error.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     await eventually(lambda: running.post.left == 1)
+    await channel.close()
 
 
 async def test_a_port_that_is_taken_is_named_with_a_question(server: Running) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import time
@@ -31,8 +30,9 @@ PARTITIONS = 3
 
 pytestmark = [
     pytest.mark.timeout(180),
+    pytest.mark.usefixtures("rubbish_collected"),
     # kafka-python leaves the sockets of attempts that failed to the garbage collector.
-    pytest.mark.filterwarnings("ignore:.*(socket|KafkaProducer.__del__):pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
@@ -42,13 +42,6 @@ class Server(Protocol):
     @property
     def address(self) -> str:
         """HOST:PORT."""
-
-
-@pytest.fixture(autouse=True)
-def rubbish_is_collected_here() -> Iterator[None]:
-    """Let the warnings about those sockets come while they are expected."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
