@@ -159,7 +159,8 @@ class Laptop:
         for what, name, form in ADDRESSES:
             if name in state.addresses:
                 self._terminal.line(f"  {what:22}  {form.format(state.addresses[name])}")
-        self._terminal.line(f"  {'token of a caller':22}  in {self._directory / 'secrets' / 'caller.token'}")
+        for whose in ("caller", "operator"):
+            self._terminal.line(f"  {f'token: {whose}':22}  in {self._directory / 'secrets' / f'{whose}.token'}")
         self._terminal.line("Stop it: make down. Watch it: make logs.")
 
 

@@ -35,7 +35,8 @@ TOPICS_WITHIN_S = 60
 class Stack:
     """Servers and services of one directory; a context manager that leaves nothing running.
 
-    `stack["mailer"]` is a `ServerProcess`: kill it, terminate it, start it again.
+    `stack["mailer"]` is a `ServerProcess`: kill it, terminate it, start it again. Once started, `caller_token` opens
+    the APIs, and `operator_token` also what needs a scope.
 
     Args:
         directory: data, logs and secrets; a later stack on the same directory goes on where this one ended.
@@ -57,7 +58,7 @@ class Stack:
         terminal: Terminal | None = None,
     ) -> None:
         self.directory = directory.absolute()
-        self.caller_token = ""
+        self.caller_token = self.operator_token = ""
         self._ports = dict(ports or {})
         self._settings = dict(settings or {})
         self._topics = tuple(topics)
@@ -160,7 +161,8 @@ class Stack:
         refuse_small_disk(self.directory, NEED_MB, "The stack")
         for old in self.directory.glob("logs/*.log"):
             old.unlink()
-        self.caller_token = write_secrets(self.directory / "secrets")
+        tokens = write_secrets(self.directory / "secrets")
+        self.caller_token, self.operator_token = tokens.portal, tokens.operator
         self["kafka"].prepare()  # in this thread: Ctrl-C can break off a download
 
     def _start_together(self, group: Sequence[ServerProcess]) -> None:

@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import structlog
 from kafka import KafkaProducer
@@ -34,6 +34,15 @@ CONNECT_WITHIN = timedelta(seconds=2)
 
 class BrokerAway(ConnectionError):
     """The record was not acknowledged: the broker is away, or did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPosition:
+    """Where an acknowledged record stands in its topic."""
+
+    partition: int
+    offset: int
+    """-1 when the broker had the record already, from a try whose answer was lost, and does not say where."""
 
 
 class Producer:
@@ -78,48 +87,48 @@ class Producer:
                 _ask_for_a_new_id_after_a_reset(producer)
                 self._producer = producer
 
-    async def publish(self, envelope: Envelope, *, within: timedelta) -> None:
-        """Write one event and wait until every in-sync replica has it.
+    async def publish(self, envelope: Envelope, *, within: timedelta) -> RecordPosition:
+        """Write one event, wait until every in-sync replica has it, and return where it stands.
 
         Raises:
             BrokerAway: not acknowledged `within`; it may still be written.
         """
-        await self.write(envelope.topic, envelope.key, envelope.value, envelope.headers(), within=within)
+        return await self.write(envelope.topic, envelope.key, envelope.value, envelope.headers(), within=within)
 
     async def write(
         self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]], *, within: timedelta
-    ) -> None:
+    ) -> RecordPosition:
         """Write one record, whatever it is; otherwise as `publish`."""
         try:
             async with asyncio.timeout(within.total_seconds()), self._room:
-                await self._send(topic, key, value, headers)
+                return await self._send(topic, key, value, headers)
         except (TimeoutError, KafkaError) as error:
             raise BrokerAway(f"{topic}: not acknowledged within {within}") from error
 
-    async def _send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> None:
+    async def _send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> RecordPosition:
         producer = self._producer
         if producer is None:
             raise BrokerAway(f"{topic}: no broker has been seen yet")
         await self._know(topic, producer)
         loop = asyncio.get_running_loop()
-        written: asyncio.Future[Any] = loop.create_future()
+        written: asyncio.Future[RecordPosition] = loop.create_future()
 
-        def settle(error: BaseException | None) -> None:
+        def settle(answer: RecordPosition | BaseException) -> None:
             if written.done():
                 return
-            if error is None:
-                written.set_result(None)
+            if isinstance(answer, BaseException):
+                written.set_exception(answer)
             else:
-                written.set_exception(error)
+                written.set_result(answer)
 
-        def tell(error: BaseException | None) -> None:
+        def tell(answer: RecordPosition | BaseException) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, error)
+                loop.call_soon_threadsafe(settle, answer)
 
         producer.send(topic, key=key, value=value, headers=headers).add_callback(
-            lambda _metadata: tell(None)
+            lambda told: tell(RecordPosition(told.partition, told.offset))
         ).add_errback(tell)
-        await written
+        return await written
 
     async def _know(self, topic: str, producer: KafkaProducer) -> None:
         """Look at a topic for the first time; the library would block the loop for it."""

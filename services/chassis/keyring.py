@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 SECRET_OCTETS = 32
 NONCE_OCTETS = 12
 WORD_OCTETS = 8
+PSEUDONYM_OCTETS = 16
 MOST_DIGITS = 18  # the largest power of ten that leaves most 64-bit words
 
 
@@ -103,6 +104,18 @@ class Keyring:
             raise UnknownKey("(any that is valid now)")
         return max(usable, key=lambda key: (key.not_before, key.kid))
 
+    def accepting(self, now: datetime) -> list[Key]:
+        """Return the keys that name things at `now`: the minting one, then every other that has not ended.
+
+        One that has not started here yet may have on another host, whose clock is ahead.
+
+        Raises:
+            UnknownKey: no key may make something new.
+        """
+        minting = self.minting(now)
+        others = [key for key in self._keys.values() if key is not minting and (key.until is None or now < key.until)]
+        return [minting, *sorted(others, key=lambda key: (key.not_before, key.kid), reverse=True)]
+
     def named(self, kid: str) -> Key:
         """Return the key of that name, also after its time: who made the thing judges its age.
 
@@ -141,6 +154,11 @@ class Keyring:
 def mac(key: Key, *parts: str | bytes) -> bytes:
     """Return HMAC-SHA-256 over the length-prefixed parts; 32 octets."""
     return hmac.digest(key.secret, length_prefixed(*parts), hashlib.sha256)
+
+
+def pseudonym(key: Key, *parts: str | bytes) -> str:
+    """Return 32 hexadecimal digits that stand for the parts: half a MAC, so that names stay short; no two meet."""
+    return mac(key, *parts)[:PSEUDONYM_OCTETS].hex()
 
 
 def digits(key: Key, *parts: str | bytes, count: int) -> str:

@@ -152,6 +152,8 @@ class OrderedInbox:
         self._drained_rebalance = 0
         self.consuming = False
         """True while there is something to drain; else the consumer is being built, or waits for a broker."""
+        self.assigned: frozenset[int] = frozenset()
+        """Partitions whose records come here; none during a rebalance and while there is no consumer."""
         self._stopping = asyncio.Event()
         self._broken = asyncio.Event()
         self._log = structlog.get_logger().bind(topic=topic, group=group)
@@ -200,6 +202,7 @@ class OrderedInbox:
                 await self._drain()
             finally:
                 self.consuming = False
+                self.assigned = frozenset()
                 for end in ends:
                     end.cancel()
                 self._give_up()
@@ -226,11 +229,13 @@ class OrderedInbox:
         app.on_partitions_revoked.connect(self._revoked, weak=False)  # type: ignore[arg-type] # the stub knows no methods
         return app
 
-    async def _assigned(self, _app: Any, *_: Any, **__: Any) -> None:
+    async def _assigned(self, _app: Any, partitions: Any, **_: Any) -> None:
+        self.assigned = frozenset(place.partition for place in partitions)
         self._log.info("partitions_assigned")
 
     async def _revoked(self, app: Any, *_: Any, **__: Any) -> None:
         """From here on, what comes belongs to the next assignment, also if it comes before `_assigned` is called."""
+        self.assigned = frozenset()
         self._give_up()
         self._drained_rebalance = app.rebalancing_count
         self._draining = self._stopping.is_set()

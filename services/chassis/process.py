@@ -11,11 +11,13 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import structlog
 
 EXIT_FAILED = 1
 EXIT_HURRIED = 130
+CANCELLED_WITHIN_S = 0.5  # before a task that goes on is cancelled once more
 
 
 def run(serve: Callable[[Stopping], Coroutine[None, None, None]]) -> None:
@@ -80,6 +82,15 @@ async def _with_signals(serve: Callable[[Stopping], Coroutine[None, None, None]]
             raise
 
 
+async def _ended(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks until they have ended: a library may swallow a cancellation, as `asyncio.wait_for` does in 3.11."""
+    while still := [task for task in tasks if not task.done()]:
+        for task in still:
+            task.cancel()
+        await asyncio.wait(still, timeout=CANCELLED_WITHIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def until_stopped(stopping: Stopping, *parts: Awaitable[object]) -> None:
     """Wait for `stopping`, or for the first of the parts to end, which it never should.
 
@@ -99,6 +110,4 @@ async def until_stopped(stopping: Stopping, *parts: Awaitable[object]) -> None:
             task.result()
             raise RuntimeError(f"a part ended by itself: {task!r}")
     finally:
-        for task in (stop, *own):
-            task.cancel()
-        await asyncio.gather(stop, *own, return_exceptions=True)
+        await _ended(stop, *own)

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 from services.chassis.clock import system_clock
-from services.chassis.grpc_server import Callers, _Gate
+from services.chassis.grpc_gate import CallMetrics
 from services.chassis.ordered_inbox import InboxMetrics
 from services.chassis.telemetry import new_registry
 from services.dossier.metrics import DossierMetrics
@@ -42,7 +42,7 @@ def exported_by_the_chassis(service: str) -> set[str]:
     if service != "lagwatch":
         InboxMetrics.on(registry)
     if service in {"otp", "dossier"}:
-        _Gate("domain", Callers({}), registry)
+        CallMetrics.on(registry)
     return exported(registry)
 
 

@@ -1,11 +1,10 @@
-"""The whole stack as this suite runs it: what a laptop runs, with a second caller and a purpose of long codes.
+"""The whole stack as this suite runs it: what a laptop runs, with another caller and a purpose of long codes.
 
 Codes of ten digits are for the search of dumps: six digits are found by chance among the microseconds of a log.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from deploy.dev.inbox.client import InboxClient
-from deploy.dev.key_files import write_secrets
+from deploy.dev.key_files import OPERATOR, OPERATORS_SCOPES, caller_entry, write_secrets
 from deploy.dev.process_table import CREATE_TOPICS, filled
 from deploy.dev.python_process import CHECKOUT, python_environment
 from deploy.dev.stack import Stack
@@ -33,6 +32,8 @@ class Running:
     stack: Stack
     tokens: tuple[str, str]
     """Of two callers who know nothing of each other."""
+    operator_token: str
+    """Of a caller who has every scope."""
 
     @property
     def inbox(self) -> InboxClient:
@@ -47,10 +48,12 @@ class Running:
 
 def new_stack(directory: Path) -> Running:
     """Describe a stack of its own on free ports; nothing is started."""
-    tokens = (write_secrets(directory / "secrets"), secrets.token_urlsafe(32))
-    callers, policy = directory / "two-callers.json", directory / "policy.yaml"
+    made = write_secrets(directory / "secrets")
+    tokens = (made.portal, secrets.token_urlsafe(32))
+    callers, policy = directory / "callers.json", directory / "policy.yaml"
     names = zip(("demo-portal", "other-portal"), tokens, strict=True)
-    entries = [{"name": name, "token_sha256": hashlib.sha256(token.encode()).hexdigest()} for name, token in names]
+    entries = [caller_entry(name, token) for name, token in names]
+    entries.append(caller_entry(OPERATOR, made.operator, OPERATORS_SCOPES))
     callers.write_text(json.dumps({"callers": entries}))
     policy.write_text(yaml.safe_dump(_policy_with_long_codes(), allow_unicode=True))
     settings = {
@@ -60,7 +63,7 @@ def new_stack(directory: Path) -> Running:
     }
     stack = Stack(directory, settings=settings)
     stack.addresses()  # chooses every port now: two processes that start side by side would choose for each other
-    return Running(stack, tokens)
+    return Running(stack, tokens, made.operator)
 
 
 def create_topics(stack: Stack) -> None:
@@ -72,4 +75,4 @@ def create_topics(stack: Stack) -> None:
 def _policy_with_long_codes() -> object:
     policy = yaml.safe_load((CHECKOUT / "services" / "otp" / "policy.yaml").read_text())
     purposes = policy["purposes"]
-    return {"purposes": purposes | {LONG_CODES: purposes["confirm-email"] | {"digits": 10}}}
+    return policy | {"purposes": purposes | {LONG_CODES: purposes["confirm-email"] | {"digits": 10}}}

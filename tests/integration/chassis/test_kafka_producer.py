@@ -19,7 +19,7 @@ from kafka import KafkaConsumer, TopicPartition
 from deploy.create_topics import Topic, create_topics, laptop
 from deploy.dev.kafka_broker import KafkaBroker
 from services.chassis.events import Envelope
-from services.chassis.kafka_producer import BrokerAway, Producer, producing
+from services.chassis.kafka_producer import BrokerAway, Producer, RecordPosition, producing
 from services.chassis.settings import KafkaSettings
 from tests.conditions import eventually
 
@@ -118,6 +118,22 @@ async def test_one_key_has_one_partition_and_many_keys_have_all(kafka: Server) -
     assert len(records) == 2_000
     assert all(len(places) == 1 for places in partitions.values())
     assert set().union(*partitions.values()) == set(range(PARTITIONS))
+
+
+async def test_it_is_told_where_each_acknowledged_record_stands(kafka: Server) -> None:
+    topic = await asyncio.to_thread(new_topic, kafka.address)
+    async with producing(laptop(kafka.address), "test") as producer:
+        await connected(producer)
+        sent = [event(topic, f"key-{number}", str(number).encode()) for number in range(300)]
+
+        told = await asyncio.gather(*(producer.publish(each, within=PATIENCE) for each in sent))
+        last = await producer.write(topic, b"key-0", b"last", [], within=PATIENCE)
+
+        records = await asyncio.to_thread(records_of, kafka.address, topic)
+
+    stands = {record.value: RecordPosition(record.partition, record.offset) for record in records}
+    assert {each.value: position for each, position in zip(sent, told, strict=True)} | {b"last": last} == stands
+    assert {position.partition for position in told} == set(range(PARTITIONS))
 
 
 async def test_a_topic_that_does_not_exist_is_named_with_what_makes_it(kafka: Server) -> None:

@@ -318,6 +318,25 @@ async def test_readiness_is_having_a_place_in_the_group(post: Post) -> None:
         await eventually(lambda: post.health.ready, within_s=PATIENCE_S)
 
 
+async def test_it_says_which_partitions_are_its_own(kafka: Server) -> None:
+    async with producing(laptop(kafka.address), "test") as producer:
+        post = Post(kafka.address, producer)
+        await post.create(partitions=3)
+        async with post.read_by(Reader()) as first:
+            assert first.assigned == frozenset()
+            await eventually(lambda: first.assigned == {0, 1, 2}, within_s=PATIENCE_S)
+
+            async with post.read_by(Reader()) as second:
+                await eventually(
+                    lambda: second.assigned and first.assigned | second.assigned == {0, 1, 2}, within_s=PATIENCE_S
+                )
+                assert not first.assigned & second.assigned
+                await eventually(lambda: second.consuming, within_s=PATIENCE_S, what="a start that is not cut off")
+
+            assert second.assigned == frozenset()
+            await eventually(lambda: first.assigned == {0, 1, 2}, within_s=PATIENCE_S)
+
+
 @pytest.fixture
 async def absent(tmp_path: Path) -> AsyncIterator[KafkaBroker]:
     """A broker that nobody has started yet."""

@@ -109,6 +109,16 @@ def test_a_process_ends_when_its_work_in_hand_has_ended(tiny: Tiny) -> None:
     assert tiny.words() == ["up", "closed"]
 
 
+@doing("deaf-part")
+def test_a_process_whose_part_misses_its_cancellation_ends_all_the_same(tiny: Tiny) -> None:
+    tiny.comes_up()
+
+    tiny.asked()
+
+    assert tiny.ends() == 0
+    assert tiny.words() == ["up", "closed"]
+
+
 @doing("hang")
 def test_a_second_signal_ends_a_process_at_once(tiny: Tiny) -> None:
     tiny.comes_up()

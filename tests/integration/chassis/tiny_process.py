@@ -10,6 +10,7 @@
 | `part-ends` | comes up, then one of its parts ends without being asked to |
 | `start-fails` | fails before it is up |
 | `close-fails` | serves, and fails to close |
+| `deaf-part` | serves, with a part that hears only the second cancellation |
 | `lingering-thread` | serves, with a thread that never ends |
 
 It says `up` once signals are handled and it is where the mode wants it, and `closed` when everything is closed.
@@ -21,7 +22,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.retry import patiently
@@ -57,6 +58,9 @@ async def part(mode: str) -> None:
     """Stand for a part that lives as long as the process."""
     if mode == "part-fails":
         raise ZeroDivisionError("a bug of a part")
+    if mode == "deaf-part":
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
     if mode != "part-ends":
         await asyncio.Event().wait()
 

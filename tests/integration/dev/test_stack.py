@@ -33,13 +33,13 @@ def test_everything_runs_within_and_nothing_after(tmp_path: Path) -> None:
     with tiny_stack(tmp_path, Terminal(said), TINY_EXTRA="more") as stack:
         running = [process.name for process in stack.processes() if process.is_running]
         seen = settings_seen_by(stack)
-        token = stack.caller_token
+        tokens = {"caller": stack.caller_token, "operator": stack.operator_token}
 
     assert running == ["kafka", "redis", "tiny"]
     assert seen["TINY_KAFKA"] == stack.address("kafka")
     assert seen["TINY_PLACE"] == str(tmp_path)
     assert seen["TINY_EXTRA"] == "more"
-    assert token == (tmp_path / "secrets" / "caller.token").read_text()
+    assert tokens == {whose: (tmp_path / "secrets" / f"{whose}.token").read_text() for whose in tokens}
     assert [line.partition(":")[0] for line in said.getvalue().splitlines()][-1] == "tiny"
     assert not processes_of(tmp_path)
 

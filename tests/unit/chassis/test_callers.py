@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.grpc_server import Callers, read_callers
+from services.chassis.errors import Kind
+from services.chassis.grpc_callers import Callers, NotAllowed, caller, calling_as, demand_scope, read_callers
 
 TOKEN = "made-up-token-of-the-portal-0001"
 OTHER = "made-up-token-of-the-office-0002"
@@ -70,6 +71,48 @@ def test_callers_are_read_from_their_file(tmp_path: Path) -> None:
     file = callers_file(tmp_path, entry("portal", TOKEN), entry("office", OTHER))
 
     assert read_callers(file) == CALLERS
+
+
+def test_a_caller_has_the_scopes_of_its_entry_and_no_others(tmp_path: Path) -> None:
+    office = {**entry("office", OTHER), "scopes": ["unlock", "lift"]}
+    none = {**entry("desk", "made-up-token-of-the-desk-00003"), "scopes": []}
+
+    read = read_callers(callers_file(tmp_path, entry("portal", TOKEN), office, none))
+
+    assert read.scopes == {"office": {"unlock", "lift"}}
+
+
+@pytest.mark.parametrize("scopes", [None, "unlock", 7, True, {"unlock": True}, ["unlock", 7], [["unlock"]], [None]])
+def test_scopes_that_are_no_list_of_strings_are_refused_and_named(tmp_path: Path, scopes: object) -> None:
+    file = callers_file(tmp_path, entry("portal", TOKEN), {**entry("office", OTHER), "scopes": scopes})
+
+    with pytest.raises(ValueError, match=r"callers\.json: the scopes of office are not a list of strings"):
+        read_callers(file)
+
+
+def test_a_call_has_its_caller_while_it_lasts() -> None:
+    with calling_as("portal"):
+        with calling_as("office"):
+            assert caller() == "office"
+        assert caller() == "portal"
+    with pytest.raises(LookupError):
+        caller()
+
+
+def test_a_scope_that_the_caller_has_lets_the_call_go_on() -> None:
+    with calling_as("operator", {"unlock"}):
+        demand_scope("unlock")
+
+
+@pytest.mark.parametrize("scopes", [(), ("unloc",), ("unlock-all",), ("UNLOCK",)])
+def test_a_scope_that_the_caller_lacks_is_named_to_it_in_both_languages(scopes: tuple[str, ...]) -> None:
+    with calling_as("portal", scopes), pytest.raises(NotAllowed) as refused:
+        demand_scope("unlock")
+
+    error = refused.value
+    assert (error.kind, error.reason, error.metadata) == (Kind.FORBIDDEN, "NOT_ALLOWED", {"scope": "unlock"})
+    assert "unlock" in error.words.vi
+    assert "unlock" in error.words.en
 
 
 def test_a_file_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from services.chassis.errors import FieldViolation, Kind, ServiceError, Words
-from services.chassis.grpc_server import CODES, status_of
+from services.chassis.grpc_refusals import CODES, status_of
 
 WORDS = Words(vi="Xin đợi một chút.", en="Please wait a moment.")
 

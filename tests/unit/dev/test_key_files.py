@@ -9,6 +9,11 @@ import stat
 from pathlib import Path
 
 from deploy.dev.key_files import KEY_IDS, write_secrets
+from services.chassis.grpc_callers import read_callers
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def test_each_ring_holds_one_key_of_32_random_bytes(tmp_path: Path) -> None:
@@ -33,14 +38,42 @@ def test_only_this_user_can_read_them(tmp_path: Path) -> None:
 
 
 def test_the_callers_know_the_token_only_by_its_hash(tmp_path: Path) -> None:
-    token = write_secrets(tmp_path)
+    tokens = write_secrets(tmp_path)
 
     text = (tmp_path / "callers.json").read_text()
     assert json.loads(text) == {
-        "callers": [{"name": "demo-portal", "token_sha256": hashlib.sha256(token.encode()).hexdigest()}],
+        "callers": [
+            {"name": "demo-portal", "token_sha256": digest(tokens.portal)},
+            {"name": "operator", "token_sha256": digest(tokens.operator), "scopes": ["unlock"]},
+        ],
     }
-    assert token not in text
-    assert (tmp_path / "caller.token").read_text() == token
+    assert tokens.portal not in text
+    assert tokens.operator not in text
+    assert tokens.portal != tokens.operator
+    assert (tmp_path / "caller.token").read_text() == tokens.portal
+    assert (tmp_path / "operator.token").read_text() == tokens.operator
+    assert tokens.portal not in repr(tokens)
+    assert tokens.operator not in repr(tokens)
+
+
+def test_the_services_read_the_callers_of_a_laptop(tmp_path: Path) -> None:
+    tokens = write_secrets(tmp_path)
+
+    callers = read_callers(tmp_path / "callers.json")
+
+    assert callers.named(f"Bearer {tokens.portal}") == "demo-portal"
+    assert callers.named(f"Bearer {tokens.operator}") == "operator"
+    assert callers.scopes == {"operator": {"unlock"}}
+
+
+def test_a_laptop_of_before_gets_its_operator_and_keeps_its_other_callers(tmp_path: Path) -> None:
+    before = [{"name": "demo-portal", "token_sha256": digest("a")}, {"name": "mine", "token_sha256": digest("b")}]
+    (tmp_path / "callers.json").write_text(json.dumps({"callers": before}))
+
+    tokens = write_secrets(tmp_path)
+
+    operator = {"name": "operator", "token_sha256": digest(tokens.operator), "scopes": ["unlock"]}
+    assert json.loads((tmp_path / "callers.json").read_text()) == {"callers": [*before, operator]}
 
 
 def test_a_second_start_keeps_what_the_first_one_made(tmp_path: Path) -> None:

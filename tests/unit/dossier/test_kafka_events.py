@@ -6,7 +6,7 @@ import pytest
 from kip.mailer.v1 import notice_events_pb2 as pb
 
 from services.chassis.events import Envelope
-from services.chassis.kafka_producer import BrokerAway, Producer
+from services.chassis.kafka_producer import BrokerAway, Producer, RecordPosition
 from services.chassis.keyring import Key, Keyring, Seal, SealBroken
 from services.dossier.outbound.kafka_events import KafkaEvents
 from services.dossier.ports import NotAnnounced, WaitingNotice
@@ -34,11 +34,12 @@ class RecordingProducer(Producer):
         self.published: list[Envelope] = []
         self._error = error
 
-    async def publish(self, envelope: Envelope, *, within: timedelta) -> None:
+    async def publish(self, envelope: Envelope, *, within: timedelta) -> RecordPosition:
         assert within == WITHIN
         if self._error is not None:
             raise self._error
         self.published.append(envelope)
+        return RecordPosition(0, len(self.published) - 1)
 
 
 async def _published(waiting: WaitingNotice = WAITING) -> Envelope:

@@ -8,7 +8,7 @@ import pytest
 from kip.mailer.v1 import mail_events_pb2 as pb
 
 from services.chassis.events import Envelope, envelope_of
-from services.chassis.kafka_producer import BrokerAway, Producer
+from services.chassis.kafka_producer import BrokerAway, Producer, RecordPosition
 from services.mailer.outbound.kafka_events import KafkaEvents
 from services.mailer.ports import TryAgain
 from services.mailer.rules.letter import Order
@@ -27,11 +27,12 @@ class RecordingProducer(Producer):
         self.published: list[Envelope] = []
         self._error = error
 
-    async def publish(self, envelope: Envelope, *, within: timedelta) -> None:
+    async def publish(self, envelope: Envelope, *, within: timedelta) -> RecordPosition:
         assert within > timedelta(0)
         if self._error is not None:
             raise self._error
         self.published.append(envelope)
+        return RecordPosition(0, len(self.published) - 1)
 
 
 async def told(order: Order, outcome: Outcome) -> tuple[Envelope, pb.MailDelivery]:

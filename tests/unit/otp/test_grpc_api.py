@@ -12,8 +12,9 @@ from google.rpc import error_details_pb2
 from kip.otp.v1 import otp_service_pb2 as pb
 from prometheus_client import CollectorRegistry
 
+from services.chassis.grpc_callers import calling_as
 from services.chassis.grpc_fields import InvalidField
-from services.chassis.grpc_server import _caller, status_of
+from services.chassis.grpc_refusals import status_of
 from services.otp.actions.issue import QuotaExceeded, UnknownPurpose
 from services.otp.inbound.grpc_api import ADVICE, CAUSES, FATES, STATES, Context, OtpApi
 from services.otp.metrics import VERDICTS, OtpMetrics
@@ -63,9 +64,8 @@ class Office:
 @pytest.fixture(autouse=True)
 def _portal_calls() -> Iterator[None]:
     """Stand in for the gate, which names the caller of each call."""
-    token = _caller.set("portal")
-    yield
-    _caller.reset(token)
+    with calling_as("portal"):
+        yield
 
 
 def _instant(stamp: Timestamp) -> datetime:

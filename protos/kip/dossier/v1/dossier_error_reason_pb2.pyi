@@ -40,6 +40,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, with RetryInfo: the archive does not answer."""
     ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 9
     """UNAUTHENTICATED: no credentials, or none that we know."""
+    ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 10
+    """PERMISSION_DENIED: the caller may not use this call. Metadata: scope."""
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 11
+    """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
+    ERROR_REASON_GOING_AWAY: _ErrorReason.ValueType  # 12
+    """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is ErrorInfo.reason (domain `dossier.kip`), without its prefix."""
@@ -62,4 +68,10 @@ ERROR_REASON_ARCHIVE_UNAVAILABLE: ErrorReason.ValueType  # 7
 """UNAVAILABLE, with RetryInfo: the archive does not answer."""
 ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 9
 """UNAUTHENTICATED: no credentials, or none that we know."""
+ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 10
+"""PERMISSION_DENIED: the caller may not use this call. Metadata: scope."""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 11
+"""RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
+ERROR_REASON_GOING_AWAY: ErrorReason.ValueType  # 12
+"""UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

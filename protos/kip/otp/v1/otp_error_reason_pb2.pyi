@@ -38,6 +38,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, with RetryInfo: a code key is not rolled out to this replica yet; no attempt was spent."""
     ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 8
     """UNAUTHENTICATED: no credentials, or none that we know."""
+    ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 7
+    """PERMISSION_DENIED: the caller may not use this call. Metadata: scope."""
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 10
+    """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
+    ERROR_REASON_GOING_AWAY: _ErrorReason.ValueType  # 11
+    """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is ErrorInfo.reason (domain `otp.kip`), without its prefix."""
@@ -58,4 +64,10 @@ ERROR_REASON_CODE_KEYS_UNKNOWN: ErrorReason.ValueType  # 9
 """UNAVAILABLE, with RetryInfo: a code key is not rolled out to this replica yet; no attempt was spent."""
 ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 8
 """UNAUTHENTICATED: no credentials, or none that we know."""
+ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 7
+"""PERMISSION_DENIED: the caller may not use this call. Metadata: scope."""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 10
+"""RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
+ERROR_REASON_GOING_AWAY: ErrorReason.ValueType  # 11
+"""UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
