@@ -49,6 +49,7 @@ class Topic:
 
 CONSUMED = (
     Topic("otp.code-requested.v1", CODE_PARTITIONS, HOUR_MS, segment_ms=HOUR_MS // 6),
+    Topic("otp.code-wanted.v1", CODE_PARTITIONS, HOUR_MS, segment_ms=HOUR_MS // 6),
     Topic("mail.delivery.otp.v1", PARTITIONS, 24 * HOUR_MS),
     Topic("notice.requested.v1", PARTITIONS, 7 * 24 * HOUR_MS),
     Topic("mail.delivery.notice.v1", PARTITIONS, 7 * 24 * HOUR_MS),

@@ -41,7 +41,7 @@ class LagwatchSettings(KafkaSettings):
 
     queues: Queues = Field(
         # What waits on the way of a code (mailer, then otp) and of a notice (mailer, then dossier).
-        "mailer-otp=otp.code-requested.v1,mailer-notice=notice.requested.v1,"  # type: ignore[arg-type]  # as people write it
+        "mailer-otp=otp.code-requested.v1,mailer-wanted=otp.code-wanted.v1,mailer-notice=notice.requested.v1,"  # type: ignore[arg-type]  # as people write it
         "otp=mail.delivery.otp.v1,dossier=mail.delivery.notice.v1",
         min_length=1,
         max_length=MOST_QUEUES,

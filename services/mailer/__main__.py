@@ -1,4 +1,8 @@
-"""`python -m services.mailer`: how the mailer is joined. Two lanes that share nothing but the process."""
+"""`python -m services.mailer`: how the mailer is joined.
+
+Two lanes that share nothing but the process, and beside them the wishes, which must never wait behind the letters that
+they are about.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,17 @@ from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
 from services.mailer.actions.deliver import DeliverLetter
-from services.mailer.inbound.kafka_inbox import GROUPS, TOPICS, CodeOrders, LetterInbox, NoticeOrders
+from services.mailer.actions.heed import HeedWish
+from services.mailer.inbound.kafka_inbox import (
+    CODE_WANTED,
+    GROUPS,
+    TOPICS,
+    WANTED_GROUP,
+    CodeOrders,
+    LetterInbox,
+    NoticeOrders,
+    WantedInbox,
+)
 from services.mailer.metrics import MailerMetrics
 from services.mailer.outbound.jinja_texts import JinjaTexts
 from services.mailer.outbound.kafka_events import KafkaEvents
@@ -67,11 +81,12 @@ async def serve(settings: MailerSettings, stopping: Stopping) -> None:
             slots=settings.slots_notice,
             reply_timeout=settings.reply_timeout_notice,
         )
-        for lane in (otp, notice):
-            parts.callback(lane.stop)  # both at once: one must not go on taking while the other drains
+        wanted, wanted_running = await open_wishes(parts, shared)
+        for inbox in (otp, notice, wanted):
+            parts.callback(inbox.stop)  # all at once: one must not go on taking while another drains
         parts.callback(health.stop)
         structlog.get_logger().info("serving", relay=settings.relay_address, http=settings.http_address)
-        await until_stopped(stopping, otp_running, notice_running)
+        await until_stopped(stopping, otp_running, notice_running, wanted_running)
 
 
 async def open_lane(
@@ -116,6 +131,26 @@ async def open_lane(
         metrics=shared.inbox_metrics,
         health=shared.health,
         options=InboxOptions(drain_grace=settings.drain_grace, concurrency=4 * slots),
+    )
+    return inbox, await parts.enter_async_context(inbox_running(inbox))
+
+
+async def open_wishes(parts: AsyncExitStack, shared: Shared) -> tuple[OrderedInbox, Task[None]]:
+    """Open the road of wishes about codes: its own producer, Redis pool and inbox, which runs."""
+    settings = shared.settings
+    producer = await parts.enter_async_context(producing(settings, "mailer-wanted"))
+    redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
+    ledger = RedisLedger(redis, Lane.OTP, shared.metrics)
+    await ledger.open_connections()
+    inbox = OrderedInbox(
+        settings,
+        group=WANTED_GROUP,
+        topic=CODE_WANTED,
+        handle=WantedInbox(HeedWish(ledger, clock=system_clock), shared.metrics),
+        producer=producer,
+        metrics=shared.inbox_metrics,
+        health=shared.health,
+        options=InboxOptions(drain_grace=settings.drain_grace),
     )
     return inbox, await parts.enter_async_context(inbox_running(inbox))
 

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 LANES = ("otp", "notice")
 OUTCOMES = ("handed_over", "refused", "dropped")
+WISHES = ("extended", "withdrawn", "stale")
 ATTEMPT_RESULTS = ("accepted", "deferred", "refused", "connect_error", "cut", "no_reply", "not_wanted")
 
 
@@ -42,6 +43,14 @@ class MailerMetrics:
         self.ledger_away = Counter(
             "mailer_ledger_errors", "Ledger calls that failed or exceeded their budget.", ["lane"], registry=registry
         )
+        self.wishes = Counter(
+            "mailer_wishes",
+            "Wishes about codes that were ordered, by what they changed: extended, withdrawn; stale = nothing.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in WISHES:
+            self.wishes.labels(kind)
         for lane in LANES:
             self.age.labels(lane)
             self.transaction.labels(lane)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.chassis.errors import Kind, ServiceError, Words
 from services.mailer.rules.letter import Message, Order, Rendered
-from services.mailer.rules.outcome import HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.outcome import DropReason, HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.wish import Wish
 
 
 class TryAgain(ServiceError):
@@ -33,6 +34,11 @@ class Unreadable(Exception):
 class NoLongerWanted(Exception):
     """Raised by a check on the way: stop before anything more leaves."""
 
+    def __init__(self, reason: DropReason) -> None:
+        """Say why it is not wanted."""
+        super().__init__(reason)
+        self.reason = reason
+
 
 class LedgerAway(ConnectionError):
     """The ledger does not answer within its budget."""
@@ -48,6 +54,8 @@ class Seen:
     """Its body may have left at this time, and nobody recorded an outcome: it is unknown."""
     certain: bool = True
     """False when the ledger was away: then nothing is known, not even that no body left."""
+    wish: Wish = field(default_factory=Wish)
+    """What its owner said of it since."""
 
 
 class Texts(Protocol):
@@ -64,8 +72,8 @@ class Texts(Protocol):
 class Checkpoints(Protocol):
     """What a gateway asks on its way, so that a letter which is late or unwanted stops before it leaves."""
 
-    def still_wanted(self) -> None:
-        """Asked before `MAIL` and before `DATA`.
+    async def still_wanted(self) -> None:
+        """Asked before `MAIL` and before `DATA`; may ask the ledger, once, so it takes at most its 50 ms and its turn.
 
         Raises:
             NoLongerWanted: stop.
@@ -107,6 +115,15 @@ class Ledger(Protocol):
 
     async def settle(self, letter_id: str, outcome: Outcome) -> None:
         """Note how it ended; later ones do not replace it."""
+
+    async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
+        """Merge what the owner says of a letter, claimed or not, in one step; return what was known before.
+
+        It is kept until the latest `keep_until` that was given, whatever is claimed or settled.
+        """
+
+    async def wish(self, letter_id: str) -> Wish:
+        """Return what the owner said of a letter so far. `claim` tells it too, in the same round trip."""
 
 
 class EventSink(Protocol):

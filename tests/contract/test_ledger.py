@@ -1,50 +1,38 @@
-"""What `Ledger` promises, asked of the twin in memory and of a real Redis, also of one that is slow, gone or full."""
+"""What `Ledger` promises, asked of the twin in memory and of a real Redis."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from itertools import accumulate, permutations
 
 import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from deploy.dev.valkey_server import ValkeyServer
 from services.chassis.clock import system_clock
 from services.mailer.metrics import MailerMetrics
-from services.mailer.outbound.redis_ledger import BUDGET, RedisLedger, letter_key, redis_client
-from services.mailer.ports import Ledger, LedgerAway, Seen
+from services.mailer.outbound.redis_ledger import RedisLedger, redis_client
+from services.mailer.ports import Ledger, Seen
 from services.mailer.rules.letter import Lane
-from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
-from tests.conditions import eventually
+from services.mailer.rules.outcome import Outcome
+from services.mailer.rules.wish import LATEST, Wish
+from tests.contract.ledgers import (
+    BEGAN,
+    LATER,
+    LONG_AGO,
+    OUTCOMES,
+    PATIENT,
+    SECOND,
+    SOONER,
+    WITHDRAWN,
+    Server,
+    new_letter,
+    passed,
+    tomorrow,
+)
 from tests.fakes.mailer import InMemoryLedger
-
-PATIENT = timedelta(seconds=10)  # a busy machine must not be taken for a slow Redis
-SECOND = timedelta(seconds=1)
-BEGAN = datetime(2026, 11, 25, 8, 0, 0, 123456, tzinfo=UTC)
-OUTCOMES: list[Outcome] = [
-    HandedOver(BEGAN + SECOND, BEGAN, "relay-1", "4bXyZ1"),
-    HandedOver(BEGAN, BEGAN, "", "", uncertain=True),
-    Refused(BEGAN, 550, "5.1.1"),
-    Dropped(BEGAN, DropReason.DEADLINE, exposed=False),
-    Dropped(BEGAN, DropReason.DEADLINE, exposed=True),
-]
-
-
-class Server(Protocol):
-    """The suite's Redis."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
 
 
 @pytest.fixture
@@ -59,14 +47,6 @@ def ledger(request: pytest.FixtureRequest) -> Ledger:
         return InMemoryLedger(system_clock)
     redis: Redis = request.getfixturevalue("redis")
     return RedisLedger(redis, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
-
-
-def new_letter() -> str:
-    return f"{uuid.uuid4()}.1"
-
-
-def tomorrow() -> datetime:
-    return system_clock() + timedelta(days=1)
 
 
 class LedgerContract:
@@ -168,11 +148,82 @@ class LedgerContract:
         await ledger.settle(letter, OUTCOMES[0])
         assert (await ledger.claim(letter, tomorrow())).outcome == OUTCOMES[0]
 
+    async def test_of_a_letter_nothing_is_wished_until_it_is(self, ledger: Ledger) -> None:
+        letter = new_letter()
 
-async def passed(seconds: float) -> None:
-    """Let time pass."""
-    end = time.monotonic() + seconds
-    await eventually(lambda: time.monotonic() > end, within_s=seconds + 5)
+        assert await ledger.wish(letter) == Wish()
+        assert await ledger.heed(letter, LATER, tomorrow()) == Wish()
+        assert await ledger.wish(letter) == LATER, "to the microsecond"
+
+    async def test_a_claim_tells_what_is_wished_and_only_of_its_letter(self, ledger: Ledger) -> None:
+        letter = new_letter()
+        await ledger.heed(letter, LATER, tomorrow())
+
+        assert await ledger.claim(letter, tomorrow()) == Seen(wish=LATER)
+        assert await ledger.claim(new_letter(), tomorrow()) == Seen()
+
+    @pytest.mark.parametrize("wishes", list(permutations([SOONER, LATER, WITHDRAWN])))
+    async def test_the_latest_time_and_a_withdrawal_stay_in_whatever_order_they_come(
+        self, ledger: Ledger, wishes: Sequence[Wish]
+    ) -> None:
+        letter = new_letter()
+
+        known = [await ledger.heed(letter, wish, tomorrow()) for wish in (*wishes, *wishes)]
+
+        assert known[:4] == list(accumulate(wishes, Wish.merged, initial=Wish()))
+        assert await ledger.wish(letter) == known[3] == Wish(LATER.wanted_until, withdrawn=True)
+
+    async def test_of_wishes_that_come_at_once_none_is_lost(self, ledger: Ledger) -> None:
+        letter = new_letter()
+        wishes = [Wish(BEGAN + number * SECOND, withdrawn=number == 7) for number in range(40)]
+
+        await asyncio.gather(*(ledger.heed(letter, wish, tomorrow()) for wish in wishes))
+
+        assert await ledger.wish(letter) == Wish(BEGAN + 39 * SECOND, withdrawn=True)
+
+    async def test_a_wish_says_nothing_of_the_body_and_the_outcome(self, ledger: Ledger) -> None:
+        letter = new_letter()
+        await ledger.heed(letter, WITHDRAWN, tomorrow())
+        await ledger.handing_over(letter, BEGAN)
+        await ledger.settle(letter, OUTCOMES[0])
+
+        assert await ledger.claim(letter, tomorrow()) == Seen(OUTCOMES[0], BEGAN, wish=WITHDRAWN)
+
+    async def test_a_wish_is_forgotten_when_its_time_is_over_whatever_is_claimed(self, ledger: Ledger) -> None:
+        letter = new_letter()
+        await ledger.claim(letter, tomorrow())
+        await ledger.heed(letter, WITHDRAWN, system_clock() + 0.2 * SECOND)
+
+        await passed(0.4)
+
+        assert await ledger.wish(letter) == Wish()
+        assert await ledger.claim(letter, tomorrow()) == Seen()
+
+    async def test_a_wish_is_kept_as_long_as_the_longest_of_them(self, ledger: Ledger) -> None:
+        letter, other = new_letter(), new_letter()
+        await ledger.heed(letter, LATER, tomorrow())
+        await ledger.heed(letter, WITHDRAWN, system_clock() + 0.2 * SECOND)
+        await ledger.heed(other, LATER, system_clock() + 0.2 * SECOND)
+        await ledger.heed(other, WITHDRAWN, tomorrow())
+        await ledger.claim(letter, system_clock() + 0.2 * SECOND)
+        await passed(0.5)
+
+        assert await ledger.wish(letter) == Wish(LATER.wanted_until, withdrawn=True)
+        assert await ledger.wish(other) == Wish(LATER.wanted_until, withdrawn=True)
+
+    async def test_a_wish_whose_time_was_over_long_ago_is_no_trouble(self, ledger: Ledger) -> None:
+        letter = new_letter()
+
+        assert await ledger.heed(letter, WITHDRAWN, system_clock() - timedelta(days=3)) == Wish()
+        assert await ledger.wish(letter) == Wish()
+
+    @pytest.mark.parametrize("until", [LONG_AGO, LATEST], ids=str)
+    async def test_any_time_that_a_wish_can_name_is_kept_exactly(self, ledger: Ledger, until: datetime) -> None:
+        letter = new_letter()
+
+        await ledger.heed(letter, Wish(until), max(until, tomorrow()) + timedelta(days=1))
+
+        assert await ledger.wish(letter) == Wish(until)
 
 
 async def until_unasked(look: Callable[[], Awaitable[bool]]) -> None:
@@ -186,145 +237,3 @@ async def until_unasked(look: Callable[[], Awaitable[bool]]) -> None:
 
 class TestLedger(LedgerContract):
     """Both twins."""
-
-
-# What only a server can do.
-
-
-async def test_every_key_ends(redis: Redis) -> None:
-    ledger = RedisLedger(redis, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
-    claimed, noted, settled = new_letter(), new_letter(), new_letter()
-
-    await ledger.claim(claimed, tomorrow())
-    await ledger.settle(claimed, OUTCOMES[0])
-    await ledger.handing_over(noted, BEGAN)
-    await ledger.settle(settled, OUTCOMES[0])
-
-    ends = [await redis.pttl(letter_key(letter)) for letter in (claimed, noted, settled)]
-    hour = 3_600_000
-    assert 23 * hour < ends[0] <= 24 * hour
-    assert all(47 * hour < end <= 48 * hour for end in ends[1:])
-
-
-async def test_a_key_holds_no_address_and_no_text(redis: Redis) -> None:
-    ledger = RedisLedger(redis, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
-    letter = new_letter()
-    await ledger.claim(letter, tomorrow())
-    await ledger.handing_over(letter, BEGAN)
-    await ledger.settle(letter, replace(OUTCOMES[0]))
-
-    assert set(await redis.hkeys(letter_key(letter))) == {b"claimed", b"began", b"outcome"}
-
-
-async def test_calls_that_come_all_at_once_do_not_use_up_each_others_budget(redis_server: Server) -> None:
-    letters = [new_letter() for _ in range(1_500)]  # together far more work than one budget
-    registry = CollectorRegistry()
-    async with redis_client(f"redis://{redis_server.address}/0") as client:
-        ledger = RedisLedger(client, Lane.OTP, MailerMetrics(registry), budget=timedelta(seconds=0.5))
-        await ledger.open_connections()
-
-        seen = await asyncio.gather(*(ledger.claim(letter, tomorrow()) for letter in letters))
-
-    assert set(seen) == {Seen()}
-    assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "otp"}) == 0
-
-
-async def test_connections_are_opened_in_vain_without_a_word_when_the_server_is_not_there() -> None:
-    async with redis_client("redis://127.0.0.1:1/0") as client:
-        ledger = RedisLedger(client, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
-
-        await ledger.open_connections()
-
-        await away(ledger.claim(new_letter(), tomorrow()), within_s=5)
-
-
-@pytest.fixture(scope="module")
-def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    """A server that a test may stop and kill."""
-    server = ValkeyServer(tmp_path_factory.mktemp("redis-private"))
-    server.start()
-    yield server
-    server.stop()
-
-
-async def away(call: Awaitable[object], *, within_s: float) -> None:
-    """Await a call that fails, and in time."""
-    started = time.monotonic()
-    with pytest.raises(LedgerAway):
-        await call
-    assert time.monotonic() - started < within_s
-
-
-def every_call(ledger: Ledger, letter: str) -> list[Awaitable[object]]:
-    return [
-        ledger.claim(letter, tomorrow()),
-        ledger.handing_over(letter, BEGAN),
-        ledger.not_taken(letter, BEGAN),
-        ledger.settle(letter, OUTCOMES[0]),
-    ]
-
-
-async def test_a_server_that_does_not_answer_is_away_within_the_budget(private: ValkeyServer) -> None:
-    registry = CollectorRegistry()
-    async with redis_client(private.url) as client:
-        ledger = RedisLedger(client, Lane.NOTICE, MailerMetrics(registry))
-        os.kill(private.pid, signal.SIGSTOP)
-        try:
-            for call in every_call(ledger, new_letter()):
-                await away(call, within_s=BUDGET.total_seconds() + 2)  # 2 s: for a machine that is busy with others
-        finally:
-            os.kill(private.pid, signal.SIGCONT)
-
-    assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "notice"}) == 4
-    assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "otp"}) == 0
-
-
-async def test_a_late_answer_is_never_taken_for_the_answer_about_another_letter(private: ValkeyServer) -> None:
-    told, asked = new_letter(), [new_letter() for _ in range(20)]
-    async with redis_client(private.url) as client:
-        patient = RedisLedger(client, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
-        hasty = RedisLedger(client, Lane.OTP, MailerMetrics(CollectorRegistry()))
-        await patient.handing_over(told, BEGAN)
-        os.kill(private.pid, signal.SIGSTOP)
-        try:
-            gone = await asyncio.gather(*(hasty.claim(told, tomorrow()) for _ in range(20)), return_exceptions=True)
-        finally:
-            os.kill(private.pid, signal.SIGCONT)
-
-        seen = await asyncio.gather(*(patient.claim(letter, tomorrow()) for letter in asked))
-
-        assert {type(each) for each in gone} == {LedgerAway}
-        assert set(seen) == {Seen()}
-        assert await patient.claim(told, tomorrow()) == Seen(body_started_at=BEGAN)
-
-
-async def test_a_server_that_is_gone_is_away_at_once_and_what_was_noted_is_there_when_it_is_back(
-    private: ValkeyServer,
-) -> None:
-    letter = new_letter()
-    async with redis_client(private.url) as client:
-        ledger = RedisLedger(client, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
-        await ledger.settle(letter, OUTCOMES[0])
-        await asyncio.to_thread(private.stop)
-        for call in every_call(ledger, letter):
-            await away(call, within_s=5)
-        await asyncio.to_thread(private.start)
-
-        assert (await ledger.claim(letter, tomorrow())).outcome == OUTCOMES[0]
-
-
-async def test_a_server_that_is_full_is_away_and_loses_nothing(tmp_path: Path) -> None:
-    server = ValkeyServer(tmp_path)
-    await asyncio.to_thread(server.start)
-    letter = new_letter()
-    try:
-        async with redis_client(server.url) as client:
-            ledger = RedisLedger(client, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
-            await ledger.settle(letter, OUTCOMES[0])
-            await client.config_set("maxmemory", "1")
-            await away(ledger.settle(new_letter(), OUTCOMES[0]), within_s=5)
-            await client.config_set("maxmemory", "0")
-
-            assert (await ledger.claim(letter, tomorrow())).outcome == OUTCOMES[0]
-    finally:
-        await asyncio.to_thread(server.stop)

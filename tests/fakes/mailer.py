@@ -14,11 +14,18 @@ from services.chassis.clock import Clock
 from services.mailer.ports import Checkpoints, LedgerAway, Seen, TryAgain
 from services.mailer.rules.letter import CodeRecipe, Lane, Message, Order, PrivatePart, Rendered
 from services.mailer.rules.outcome import HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.wish import Wish
 from tests.fakes.clock import NOON
 
 MINUTE = timedelta(minutes=1)
 UNCLAIMED_LIFE = timedelta(hours=48)
-CODE_PARAMETERS = {"reference": "7F3K", "asked_at": "19:00:00, 25/11/2026", "life_minutes": "5", "ends_at": "19:30"}
+CODE_PARAMETERS = {
+    "reference": "7F3K",
+    "code_in_subject": "",
+    "asked_at": "19:00:00, 25/11/2026",
+    "life_minutes": "5",
+    "ends_at": "19:30",
+}
 NOTICE_PARAMETERS = {
     "dossier_number": "K01-261125-7F3K2M",
     "procedure_vi": "Cấp lại sổ bảo hiểm xã hội",
@@ -90,13 +97,16 @@ class InMemoryLedger:
         """Names of methods that alone do not answer."""
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
+        self._wishes: dict[str, tuple[Wish, datetime]] = {}
+        self.times_asked = 0
+        """How often `wish` was called."""
 
     async def claim(self, letter_id: str, keep_until: datetime) -> Seen:
         """Implements `Ledger`."""
         self._answer("claim")
         entry = self._entry(letter_id)
         entry.until = keep_until
-        return Seen(entry.outcome, entry.began)
+        return Seen(entry.outcome, entry.began, wish=self._wish(letter_id))
 
     async def handing_over(self, letter_id: str, body_started_at: datetime) -> None:
         """Implements `Ledger`."""
@@ -117,10 +127,37 @@ class InMemoryLedger:
         entry = self._entry(letter_id)
         entry.outcome = entry.outcome or outcome
 
+    async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
+        """Implements `Ledger`."""
+        self._answer("heed")
+        return self.tell(letter_id, wish, keep_until)
+
+    async def wish(self, letter_id: str) -> Wish:
+        """Implements `Ledger`."""
+        self.times_asked += 1
+        self._answer("wish")
+        return self._wish(letter_id)
+
+    def tell(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
+        """Heed a wish at once, as another process does in the middle of a conversation."""
+        known = self._wish(letter_id)
+        _, until = self._wishes.get(letter_id, (known, keep_until))
+        self._wishes[letter_id] = (known.merged(wish), max(until, keep_until))
+        return known
+
+    def come_back_empty(self) -> None:
+        """Lose everything."""
+        self._entries.clear()
+        self._wishes.clear()
+
     def knows(self, letter_id: str) -> Seen | None:
         """Return what is noted of a letter, without claiming it; None when there is no key."""
         entry = self._entries.get(letter_id)
         return Seen(entry.outcome, entry.began) if entry and entry.until > self._clock() else None
+
+    def _wish(self, letter_id: str) -> Wish:
+        wish, until = self._wishes.get(letter_id, (Wish(), self._clock()))
+        return wish if until > self._clock() else Wish()
 
     def _answer(self, method: str) -> None:
         if self.away or method in self.away_for:
@@ -175,11 +212,11 @@ class GatewayInMemory:
     async def send(self, message: Message, checkpoints: Checkpoints) -> HandedOver | Refused | NoReply:
         """Implements `MailGateway`."""
         async with self._slot():
-            checkpoints.still_wanted()
+            await checkpoints.still_wanted()
             for stage in (Stage.CONNECT, Stage.MAIL, Stage.RCPT):
                 if refused := self._before_body(stage, message):
                     return refused
-            checkpoints.still_wanted()
+            await checkpoints.still_wanted()
             if refused := self._before_body(Stage.DATA, message):
                 return refused
             began = self.clock()
@@ -189,7 +226,7 @@ class GatewayInMemory:
     async def imitate(self, checkpoints: Checkpoints) -> HandedOver:
         """Implements `MailGateway`."""
         async with self._slot():
-            checkpoints.still_wanted()
+            await checkpoints.still_wanted()
             self.imitated += 1
             now = self.clock()
             return HandedOver(at=now, body_started_at=now, route="relay-1", relay_id="")

@@ -1,4 +1,9 @@
-"""Deliver a letter: seen before? past its deadline? then slot, deadline again, render, send, record, announce.
+"""Deliver a letter: seen before? still wanted? then render, slot, wanted again, send, record, announce.
+
+Wanted is what is neither withdrawn nor past its deadline, which a wish may have put off. The ledger tells wishes with
+the claim, and is asked again before `MAIL` and before `DATA`, because a letter may wait long for its slot and for a
+slow relay. When the ledger does not answer, a code goes on as if nobody had wished; but giving it up is for good, so
+that is not done upon one answer that was missed.
 
 What is stored if the process dies: before the body, a claim that says nothing; from `handing_over` on, that the outcome
 is unknown, and whoever gets the record next sends the same bytes again; after a clear no to the body, the claim again;
@@ -29,7 +34,8 @@ from services.mailer.ports import (
     Unreadable,
 )
 from services.mailer.rules.letter import Lane, Order, PrivatePart, Sender, compose
-from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, NoReply, Outcome
+from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.wish import Wish, why_not
 
 CODE_LABEL = "kip-code-v1"
 KEPT_AFTER_DEADLINE = timedelta(hours=24)  # a record can come again as long as the broker keeps it
@@ -85,24 +91,19 @@ class DeliverLetter:
         return outcome
 
     async def _outcome(self, order: Order, seen: Seen) -> Outcome:
-        now = self._clock()
-        if now > order.deadline:
-            return _given_up(seen, now)
-        private = self._opened(order)
-        steps = _Steps(order, self._ledger, self._clock)
+        steps = _Steps(order, self._ledger, self._clock, seen.wish)
         try:
-            result = await self._send(order, private, steps)
-        except NoLongerWanted:
-            return _given_up(seen, self._clock())
+            await steps.begun(seen)
+            result = await self._send(order, self._opened(order), steps)
+        except NoLongerWanted as stop:
+            return _given_up(seen, self._clock(), stop.reason)
         except TryAgain:
             await steps.not_taken()
             raise
         if isinstance(result, NoReply):
             await steps.note(result.body_started_at)  # again: the ledger may have missed it
             raise TryAgain("the relay took the body and gave no reply")
-        if isinstance(result, HandedOver) and seen.body_started_at is not None:
-            return replace(result, body_started_at=min(result.body_started_at, seen.body_started_at))
-        return result
+        return _after_an_earlier_body(seen.body_started_at, result)
 
     async def _send(self, order: Order, private: PrivatePart, steps: _Steps) -> HandedOver | NoReply | Outcome:
         if private.decoy:
@@ -158,11 +159,27 @@ class _Steps:
     order: Order
     ledger: Ledger
     clock: Clock
+    wish: Wish
     body_started_at: datetime | None = None
 
-    def still_wanted(self) -> None:
-        if self.clock() > self.order.deadline:
-            raise NoLongerWanted
+    async def begun(self, seen: Seen) -> None:
+        """Look at what the claim told; if it told nothing, ask before the letter is given up."""
+        reason = self._why_not()
+        if reason is not None and seen.certain:
+            raise NoLongerWanted(reason)
+        if reason is not None:
+            await self.still_wanted()
+
+    async def still_wanted(self) -> None:
+        if self.order.lane is Lane.OTP:  # nobody takes back a notice
+            with suppress(LedgerAway):  # then what the claim told counts
+                self.wish = self.wish.merged(await self.ledger.wish(self.order.id))
+        reason = self._why_not()
+        if reason is not None:
+            raise NoLongerWanted(reason)
+
+    def _why_not(self) -> DropReason | None:
+        return why_not(self.order, self.wish, self.clock())
 
     async def handing_over(self, body_started_at: datetime) -> None:
         self.body_started_at = body_started_at
@@ -184,9 +201,18 @@ class _Steps:
                 await self.ledger.not_taken(self.order.id, self.body_started_at)
 
 
-def _given_up(seen: Seen, now: datetime) -> Outcome:
-    """Past the deadline: dropped, unless a body may have left; then it is handed over, uncertainly."""
+def _after_an_earlier_body(began: datetime | None, result: Outcome) -> Outcome:
+    """Return the outcome of this try, with what a body of an earlier one, that got no reply, adds to it."""
+    if began is not None and isinstance(result, Refused):
+        return replace(result, exposed=True)
+    if began is not None and isinstance(result, HandedOver):
+        return replace(result, body_started_at=min(result.body_started_at, began))
+    return result
+
+
+def _given_up(seen: Seen, now: datetime, reason: DropReason) -> Outcome:
+    """No longer wanted: dropped, unless a body may have left; then it is handed over, uncertainly."""
     if seen.body_started_at is None:
-        return Dropped(now, DropReason.DEADLINE, exposed=not seen.certain)
+        return Dropped(now, reason, exposed=not seen.certain)
     began = seen.body_started_at
     return HandedOver(at=began, body_started_at=began, route="", relay_id="", uncertain=True)

@@ -1,4 +1,4 @@
-"""Orders of letters from Kafka, one inbox per lane: message → `Order` → deliver."""
+"""What Kafka brings: orders of letters, one inbox per lane (→ `Order` → deliver), and wishes about codes (→ heed)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from kip.otp.v1 import otp_events_pb2
 from services.chassis.keyring import MOST_DIGITS, Keyring, Seal, SealBroken
 from services.chassis.ordered_inbox import Poison, Record
 from services.mailer.actions.deliver import DeliverLetter
+from services.mailer.actions.heed import HeedWish
 from services.mailer.metrics import MailerMetrics
 from services.mailer.ports import Unreadable
-from services.mailer.rules.letter import LOCALES, CodeRecipe, Lane, Order, PrivatePart
+from services.mailer.rules.letter import LOCALES, CodeRecipe, Lane, Order, PrivatePart, letter_id_of
 from services.mailer.rules.outcome import Dropped, HandedOver, Outcome
+from services.mailer.rules.wish import LATEST, Wish
 
 CODE_REQUESTED = "otp.code-requested.v1"
 NOTICE_REQUESTED = "notice.requested.v1"
 GROUPS = {Lane.OTP: "mailer-otp", Lane.NOTICE: "mailer-notice"}
 TOPICS = {Lane.OTP: CODE_REQUESTED, Lane.NOTICE: NOTICE_REQUESTED}
+CODE_WANTED = "otp.code-wanted.v1"
+WANTED_GROUP = "mailer-wanted"
 M = TypeVar("M", bound=Message)
 
 NOTICE_KEPT = timedelta(days=30)  # a notice stays true; mailboxes may put it away after this
@@ -68,6 +72,45 @@ class LetterInbox:
             self._metrics.age.labels(order.lane).observe((outcome.at - order.asked_at).total_seconds())
 
 
+class WantedInbox:
+    """Turns records of `otp.code-wanted.v1` into wishes and heeds them."""
+
+    def __init__(self, heed: HeedWish, metrics: MailerMetrics) -> None:
+        """Count what each changed."""
+        self._heed = heed
+        self._metrics = metrics
+
+    async def __call__(self, record: Record) -> None:
+        """Handle one record.
+
+        Raises:
+            Poison: no wish.
+            TryAgain: not yet.
+        """
+        try:
+            letter_id, wish = read_wish(record.value)
+        except (DecodeError, ValueError, OverflowError) as error:
+            raise Poison(f"{record.topic}: not a wish: {error}") from error
+        self._metrics.wishes.labels(await self._heed(letter_id, wish)).inc()
+
+
+def read_wish(value: bytes) -> tuple[str, Wish]:
+    """Read a `kip.otp.v1.CodeWanted`: of which letter, and what.
+
+    Raises:
+        DecodeError, ValueError, OverflowError: not such a message.
+    """
+    event = otp_events_pb2.CodeWanted.FromString(value)
+    if not event.challenge_id or not event.generation:
+        raise ValueError("a CodeWanted without challenge or generation")
+    wanted_until = _instant(event.wanted_until) if event.HasField("wanted_until") else None
+    if wanted_until is None and not event.withdrawn:
+        raise ValueError("a CodeWanted that neither extends nor withdraws")
+    if wanted_until is not None and wanted_until > LATEST:
+        raise ValueError(f"a CodeWanted until {wanted_until:%Y}")
+    return letter_id_of(event.challenge_id, event.generation), Wish(wanted_until, withdrawn=event.withdrawn)
+
+
 class CodeOrders:
     """Reads `kip.otp.v1.CodeRequested`."""
 
@@ -106,6 +149,7 @@ class CodeOrders:
             useless_at=ends_at,
             parameters={
                 "reference": event.reference,
+                "code_in_subject": "yes" if event.code_in_subject else "",
                 "asked_at": asked_at.astimezone(self._zone).strftime("%H:%M:%S, %d/%m/%Y"),
                 "life_minutes": f"{event.life_s / 60:g}",
                 "ends_at": ends_at.astimezone(self._zone).strftime("%H:%M"),

@@ -15,7 +15,10 @@ from services.mailer.rules.letter import Lane, Order
 from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
 
 MAIL_DELIVERY = {Lane.OTP: "mail.delivery.otp.v1", Lane.NOTICE: "mail.delivery.notice.v1"}
-DROP_REASONS = {DropReason.DEADLINE: mail_events_pb2.DROP_REASON_DEADLINE}
+DROP_REASONS = {
+    DropReason.DEADLINE: mail_events_pb2.DROP_REASON_DEADLINE,
+    DropReason.WITHDRAWN: mail_events_pb2.DROP_REASON_WITHDRAWN,
+}
 PUBLISH_WITHIN = timedelta(seconds=10)
 
 
@@ -66,7 +69,10 @@ def _event(order: Order, outcome: Outcome) -> mail_events_pb2.MailDelivery:
                 )
             )
         case Refused():
-            event.refused.CopyFrom(mail_events_pb2.Refused(reply_code=outcome.reply_code, status=outcome.status))
+            refused = mail_events_pb2.Refused(
+                reply_code=outcome.reply_code, status=outcome.status, exposed=outcome.exposed
+            )
+            event.refused.CopyFrom(refused)
         case Dropped():
             event.dropped.CopyFrom(
                 mail_events_pb2.Dropped(reason=DROP_REASONS[outcome.reason], exposed=outcome.exposed)

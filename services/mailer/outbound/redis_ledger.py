@@ -1,21 +1,25 @@
-"""The ledger in Redis: one hash per letter.
+"""The ledger in Redis: one hash per letter, and a sorted set per letter of which its owner said more.
 
 | key | type | fields | ends |
 |---|---|---|---|
 | `mailer:{<letter id>}` | hash | `claimed`, `began` (a body may have left), `outcome` (MessagePack) | deadline + 24 h |
+| `mailer:{<letter id>}:wish` | sorted set | `wanted` (until, µs since 1970), `withdrawn` (1) | wanted + 24 h |
 
 A letter is *claimed* when the key exists, *handing over* from `began` on, and settled with `outcome`. The earliest
 `began` and the first `outcome` stay, so a repeat changes nothing; a `began` goes when the relay said no to that very
-body. A call that needs longer than the budget counts as failed: slow is down. The budget is for Redis, so our own queue
-must not use it up: a few calls run at once, on connections that are opened beforehand, and the others wait their turn.
-After a restart sixty letters ask in the same moment whether they were sent already.
+body. What its owner wishes is merged by `ZADD GT`, which only ever raises a score; it has a key of its own, which ends
+when it must, whatever the letter's does, and in the letter's slot, so that one round trip reads both.
+
+A call that needs longer than the budget counts as failed: slow is down. The budget is for Redis, so our own queue must
+not use it up: a few calls run at once, on connections that are opened beforehand, and the others wait their turn. After
+a restart sixty letters ask in the same moment whether they were sent already.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -29,6 +33,7 @@ from services.mailer.metrics import MailerMetrics
 from services.mailer.ports import LedgerAway, Seen
 from services.mailer.rules.letter import Lane
 from services.mailer.rules.outcome import Dropped, HandedOver, Outcome, Refused
+from services.mailer.rules.wish import Wish
 
 T = TypeVar("T")
 
@@ -36,6 +41,9 @@ BUDGET = timedelta(milliseconds=50)
 CALLS_AT_ONCE = 8  # each costs us about a millisecond of processor: together far below the budget
 OPEN_WITHIN_S = 2.0
 UNCLAIMED_LIFE = timedelta(hours=48)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)  # a score is a double: whole microseconds are exact until the year 2255
+WISHED = ["wanted", "withdrawn"]
 KINDS: dict[str, type[HandedOver | Refused | Dropped]] = {
     "handed_over": HandedOver,
     "refused": Refused,
@@ -56,6 +64,11 @@ def redis_client(url: str) -> Redis:
 def letter_key(letter_id: str) -> str:
     """Return the key of a letter."""
     return f"mailer:{{{letter_id}}}"
+
+
+def wish_key(letter_id: str) -> str:
+    """Return the key of what was said of a letter."""
+    return f"mailer:{{{letter_id}}}:wish"
 
 
 class RedisLedger:
@@ -83,10 +96,12 @@ class RedisLedger:
         pipeline.hsetnx(key, "claimed", "1")
         pipeline.pexpireat(key, int(keep_until.timestamp() * 1000))
         pipeline.hmget(key, ["began", "outcome"])
-        *_, (began, outcome) = await self._within_budget(pipeline.execute)
+        pipeline.zmscore(wish_key(letter_id), WISHED)
+        *_, (began, outcome), scores = await self._within_budget(pipeline.execute)
         return Seen(
             outcome=_outcome(outcome) if outcome else None,
             body_started_at=datetime.fromtimestamp(float(began), UTC) if began else None,
+            wish=_wish(scores),
         )
 
     async def handing_over(self, letter_id: str, body_started_at: datetime) -> None:
@@ -102,6 +117,22 @@ class RedisLedger:
         """Implements `Ledger`."""
         packed = msgspec.msgpack.encode([_kind(outcome), msgspec.msgpack.encode(outcome)])
         await self._note(letter_id, "outcome", packed)
+
+    async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
+        """Implements `Ledger`."""
+        key, ends = wish_key(letter_id), int(keep_until.timestamp() * 1000)
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.zmscore(key, WISHED)
+        pipeline.zadd(key, _scores(wish), gt=True)
+        pipeline.pexpireat(key, ends, nx=True)  # `GT` takes a key without an end for one that is kept for ever
+        pipeline.pexpireat(key, ends, gt=True)
+        known, *_ = await self._within_budget(pipeline.execute)
+        return _wish(known)
+
+    async def wish(self, letter_id: str) -> Wish:
+        """Implements `Ledger`."""
+        key = wish_key(letter_id)
+        return _wish(await self._within_budget(lambda: self._redis.zmscore(key, WISHED)))
 
     async def _note(self, letter_id: str, field: str, value: str | bytes) -> None:
         key = letter_key(letter_id)
@@ -126,3 +157,17 @@ def _kind(outcome: Outcome) -> str:
 def _outcome(packed: bytes) -> Outcome:
     name, body = msgspec.msgpack.decode(packed, type=tuple[str, bytes])
     return msgspec.msgpack.decode(body, type=KINDS[name])
+
+
+def _scores(wish: Wish) -> dict[str, int]:
+    scores = {}
+    if wish.wanted_until is not None:
+        scores["wanted"] = (wish.wanted_until - EPOCH) // MICROSECOND
+    if wish.withdrawn:
+        scores["withdrawn"] = 1
+    return scores
+
+
+def _wish(scores: Sequence[float | None]) -> Wish:
+    wanted, withdrawn = scores
+    return Wish(None if wanted is None else EPOCH + wanted * MICROSECOND, withdrawn=withdrawn is not None)

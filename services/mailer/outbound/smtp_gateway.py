@@ -103,7 +103,7 @@ class SmtpGateway:
     async def send(self, message: Message, checkpoints: Checkpoints) -> HandedOver | Refused | NoReply:
         """Implements `MailGateway`."""
         async with self._slot():
-            checkpoints.still_wanted()
+            await checkpoints.still_wanted()
             connection = await self._connected()
             started = monotonic()
             result: HandedOver | Refused | NoReply | None = None
@@ -120,7 +120,7 @@ class SmtpGateway:
     async def imitate(self, checkpoints: Checkpoints) -> HandedOver:
         """Implements `MailGateway`."""
         async with self._slot():
-            checkpoints.still_wanted()
+            await checkpoints.still_wanted()
             began = self._clock()
             await asyncio.sleep(random.choice(self._durations))  # noqa: S311 - looks like a mail, keeps no secret
             return HandedOver(at=self._clock(), body_started_at=began, route=self._relay.name, relay_id="")
@@ -140,7 +140,7 @@ class SmtpGateway:
         if refused is not None:
             return refused
         try:
-            checkpoints.still_wanted()
+            await checkpoints.still_wanted()
         except NoLongerWanted:
             self._count("not_wanted")
             raise

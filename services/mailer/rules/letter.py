@@ -75,7 +75,12 @@ class Order:
     @property
     def id(self) -> str:
         """One per letter, over all its repeats."""
-        return f"{self.owner_id}.{self.generation}"
+        return letter_id_of(self.owner_id, self.generation)
+
+
+def letter_id_of(owner_id: str, generation: int) -> str:
+    """Return the id of a letter, for whoever has no order in hand."""
+    return f"{owner_id}.{generation}"
 
 
 @dataclass(frozen=True, slots=True)

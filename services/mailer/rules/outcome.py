@@ -11,6 +11,7 @@ class DropReason(StrEnum):
     """Why a letter was not sent."""
 
     DEADLINE = "deadline"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Refused:
     reply_code: int
     status: str
     """RFC 3463, such as 5.1.1; empty when none was sent."""
+    exposed: bool = False
+    """An earlier body of it left without a reply."""
 
 
 @dataclass(frozen=True, slots=True)

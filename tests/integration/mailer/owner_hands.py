@@ -19,8 +19,12 @@ from tests.conditions import wait_until
 from tests.fakes.mailer import NOTICE_PARAMETERS
 from tests.integration.mailer.mailer_process import RINGS, secret_of
 
-CODE_REQUESTED, NOTICE_REQUESTED = "otp.code-requested.v1", "notice.requested.v1"
-HEARD = ("mail.delivery.otp.v1", "mail.delivery.notice.v1", f"{CODE_REQUESTED}.dead", f"{NOTICE_REQUESTED}.dead")
+CODE_REQUESTED, CODE_WANTED, NOTICE_REQUESTED = "otp.code-requested.v1", "otp.code-wanted.v1", "notice.requested.v1"
+HEARD = (
+    "mail.delivery.otp.v1",
+    "mail.delivery.notice.v1",
+    *(f"{asked}.dead" for asked in (CODE_REQUESTED, CODE_WANTED, NOTICE_REQUESTED)),
+)
 ANSWER_S = 20
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 PURPOSE = "confirm-email"
@@ -92,6 +96,14 @@ class OwnerHands:
         event = otp_events_pb2.CodeRequested(**(fields | changes))
         self.write(CODE_REQUESTED, key or person.mark.encode(), event.SerializeToString())
 
+    def want_code(self, person: Person, *, until: datetime | None = None, withdrawn: bool = False) -> None:
+        """Say more of a code that was or will be ordered, as otp does."""
+        wanted_until = None if until is None else _stamp(until)
+        event = otp_events_pb2.CodeWanted(
+            challenge_id=person.mark, generation=1, wanted_until=wanted_until, withdrawn=withdrawn
+        )
+        self.write(CODE_WANTED, person.mark.encode(), event.SerializeToString())
+
     def order_notice(self, person: Person) -> None:
         """Ask for the mail of a step, as dossier does."""
         part = notice_events_pb2.SealedNotice(email=person.email, name="Lan", parameters=NOTICE_PARAMETERS)
@@ -118,6 +130,14 @@ class OwnerHands:
             event = mail_events_pb2.MailDelivery.FromString(record.value)
             told.setdefault(event.owner_id, set()).add(str(event.WhichOneof("fate")))
         return told
+
+    def wait_for_drop(self, person: Person, *, within_s: float = 60) -> mail_events_pb2.Dropped:
+        """Return what is told of a letter that is dropped, once it is told."""
+        wait_until(lambda: person.mark in self.fates(), within_s=within_s, what="a letter's fate")
+        told = [mail_events_pb2.MailDelivery.FromString(each.value) for each in self._heard("mail.delivery.")]
+        (event,) = [event for event in told if event.owner_id == person.mark]
+        assert event.WhichOneof("fate") == "dropped"
+        return event.dropped
 
     def wait_for_hand_over(self, persons: list[Person], *, within_s: float = 60) -> None:
         """Wait until each of their letters is handed over."""

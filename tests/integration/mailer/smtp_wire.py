@@ -19,7 +19,7 @@ from services.mailer.metrics import MailerMetrics
 from services.mailer.outbound.smtp_gateway import Relay, SmtpGateway
 from services.mailer.ports import MailGateway, NoLongerWanted, TryAgain
 from services.mailer.rules.letter import Lane, Message, Sender, compose
-from services.mailer.rules.outcome import HandedOver, NoReply, Refused
+from services.mailer.rules.outcome import DropReason, HandedOver, NoReply, Refused
 from tests.fakes.mailer import PRIVATE, WORDS, GatewayInMemory, RelayInMemory, code_order
 from tests.integration.inbox.running_inbox import RunningInbox
 
@@ -54,11 +54,11 @@ class Steps:
     began: datetime | None = None
     asked: int = 0
 
-    def still_wanted(self) -> None:
+    async def still_wanted(self) -> None:
         """Say no where the test said so."""
         self.asked += 1
         if not self.wanted[self.asked - 1]:
-            raise NoLongerWanted
+            raise NoLongerWanted(DropReason.WITHDRAWN)
 
     async def handing_over(self, body_started_at: datetime) -> None:
         """Remember, or fail."""

@@ -9,10 +9,13 @@ import json
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from kip.mailer.v1 import mail_events_pb2
 
 from deploy.create_topics import create_topics, laptop
 from deploy.dev.inbox.client import Summary
@@ -21,11 +24,12 @@ from deploy.dev.valkey_server import ValkeyServer
 from tests.conditions import wait_until
 from tests.integration.inbox.running_inbox import RunningInbox
 from tests.integration.mailer.mailer_process import MailerProcess
-from tests.integration.mailer.owner_hands import CODE_REQUESTED, OwnerHands, Person, owner_hands, people
+from tests.integration.mailer.owner_hands import CODE_REQUESTED, CODE_WANTED, OwnerHands, Person, owner_hands, people
 
 SLOTS = 4
 GRACE_S = 10
 ARRIVES_S = 60
+SLOW_S = 10  # how long a slow relay holds the slots: far longer than a wish needs, shorter than the mailer's patience
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -221,6 +225,84 @@ def test_records_that_are_no_orders_become_dead_letters_and_the_partition_goes_o
         assert headers["dead-reason"].startswith("otp.code-requested.v1: not an order: ")
     assert len(copies(inbox, [person])[person.mark]) == 1
     assert mailer.value("inbox_records_total", topic=CODE_REQUESTED, outcome="dead_lettered") == len(rubbish)
+
+
+def test_a_letter_that_is_withdrawn_while_its_relay_defers_it_is_never_sent(
+    mailer: MailerProcess, owner: OwnerHands, inbox: RunningInbox
+) -> None:
+    withdrawn, wanted = people(2)
+    inbox.client.set_behaviour({"stage": "rcpt", "action": "reply", "code": 451})
+    owner.order_code(withdrawn)
+    owner.order_code(wanted)
+    wait_until(lambda: inbox.client.times_used()[0] >= 4, within_s=ARRIVES_S, what="letters that are tried again")
+    assert owner.fates() == {}
+
+    owner.want_code(withdrawn, withdrawn=True)
+
+    assert owner.wait_for_drop(withdrawn) == mail_events_pb2.Dropped(
+        reason=mail_events_pb2.DROP_REASON_WITHDRAWN, exposed=False
+    )
+    inbox.client.set_behaviour()
+    owner.wait_for_hand_over([wanted])
+    assert {mark: len(mails) for mark, mails in copies(inbox, [withdrawn, wanted]).items()} == {
+        withdrawn.mark: 0,
+        wanted.mark: 1,
+    }
+    assert mailer.value("mailer_wishes_total", kind="withdrawn") == 1
+    assert mailer.value("mailer_emails_total", lane="otp", outcome="dropped") == 1
+
+
+def test_a_wish_overtakes_a_letter_that_waits_for_a_slow_relay(
+    mailer: MailerProcess, owner: OwnerHands, inbox: RunningInbox
+) -> None:
+    *before, last = people(SLOTS + 1)
+    slow = {"stage": "rcpt", "action": "delay", "delay_s": SLOW_S, "times": 1}
+    inbox.client.set_behaviour(*({**slow, "to": person.email} for person in before))
+    for person in before:
+        owner.order_code(person)
+    wait_until(lambda: inbox.client.times_used() == [1] * SLOTS, within_s=ARRIVES_S, what="every slot in use")
+    owner.order_code(last)
+
+    owner.want_code(last, withdrawn=True)
+    wait_until(lambda: mailer.value("mailer_wishes_total", kind="withdrawn") == 1, within_s=SLOW_S, what="the wish")
+
+    assert owner.wait_for_drop(last).reason == mail_events_pb2.DROP_REASON_WITHDRAWN
+    owner.wait_for_hand_over(before)
+    assert copies(inbox, [last])[last.mark] == []
+
+
+def test_a_letter_past_its_deadline_is_sent_if_it_was_wanted_for_longer_before_it_came(
+    mailer: MailerProcess, owner: OwnerHands, inbox: RunningInbox
+) -> None:
+    late, awaited = people(2)
+    now = datetime.now(UTC)
+    deadline = Timestamp()
+    deadline.FromDatetime(now - timedelta(seconds=1))
+    owner.want_code(awaited, until=now + timedelta(minutes=5))
+    wait_until(lambda: mailer.value("mailer_wishes_total", kind="extended") == 1, within_s=ARRIVES_S, what="the wish")
+
+    owner.order_code(late, deadline=deadline)
+    owner.order_code(awaited, deadline=deadline)
+
+    owner.wait_for_hand_over([awaited])
+    assert owner.wait_for_drop(late).reason == mail_events_pb2.DROP_REASON_DEADLINE
+    assert {mark: len(mails) for mark, mails in copies(inbox, [late, awaited]).items()} == {
+        late.mark: 0,
+        awaited.mark: 1,
+    }
+
+
+def test_a_record_that_is_no_wish_becomes_a_dead_letter_and_the_next_is_heeded(
+    mailer: MailerProcess, owner: OwnerHands
+) -> None:
+    [person] = people(1)
+    owner.write(CODE_WANTED, person.mark.encode(), b"not a wish")
+    owner.want_code(person, withdrawn=True)
+
+    wait_until(lambda: mailer.value("mailer_wishes_total", kind="withdrawn") == 1, within_s=ARRIVES_S, what="the wish")
+    [dead] = wait_until(owner.dead_letters, within_s=ARRIVES_S, what="a dead letter")
+    assert (dead.topic, dead.value) == (f"{CODE_WANTED}.dead", b"not a wish")
+    assert mailer.value("inbox_records_total", topic=CODE_WANTED, outcome="handled") == 1
 
 
 def test_without_its_ledger_codes_go_on_and_notices_wait(

@@ -25,6 +25,7 @@ def test_both_lanes_are_watched_there_and_back_unless_told_otherwise() -> None:
 
     assert settings.queues == (
         Queue("mailer-otp", "otp.code-requested.v1"),
+        Queue("mailer-wanted", "otp.code-wanted.v1"),
         Queue("mailer-notice", "notice.requested.v1"),
         Queue("otp", "mail.delivery.otp.v1"),
         Queue("dossier", "mail.delivery.notice.v1"),

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import email.policy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from deploy.dev.inbox.behaviour import Stage
-from services.chassis.keyring import Key, Keyring, SealBroken, UnknownKey, digits
-from services.mailer.actions.deliver import DeliverLetter
+from services.chassis.keyring import SealBroken, UnknownKey, digits
 from services.mailer.outbound.jinja_texts import JinjaTexts
-from services.mailer.ports import Seen, TryAgain, Unreadable
-from services.mailer.rules.letter import Order, PrivatePart, Sender
-from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
+from services.mailer.ports import Seen, Unreadable
+from services.mailer.rules.letter import Order, PrivatePart
+from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Refused
 from tests.conditions import eventually
-from tests.fakes.clock import NOON, FakeClock
-from tests.fakes.mailer import (
-    PRIVATE,
-    RECIPE,
-    GatewayInMemory,
-    InMemoryLedger,
-    RecordingEvents,
-    code_order,
-    notice_order,
-)
+from tests.fakes.clock import NOON
+from tests.fakes.mailer import PRIVATE, code_order
+from tests.unit.mailer.one_lane import CODE, CODE_KEY, NOTICE, SECOND, Mailer, turn_at
 
-CODE_KEY = Key(RECIPE.kid, b"made-up-secret-of-32-octets-0001", NOON)
-SECOND = timedelta(seconds=1)
-CODE, NOTICE = code_order(), notice_order()
 EITHER = pytest.mark.parametrize("order", [CODE, NOTICE], ids=["code", "notice"])
 
 
@@ -39,56 +29,9 @@ def texts() -> JinjaTexts:
     return JinjaTexts()
 
 
-@dataclass
-class Mailer:
-    """One lane over twins."""
-
-    texts: JinjaTexts
-    slots: int = 4
-
-    def __post_init__(self) -> None:
-        self.clock = FakeClock()
-        self.ledger = InMemoryLedger(self.clock)
-        self.gateway = GatewayInMemory(self.clock, self.slots)
-        self.relay = self.gateway.relay
-        self.events = RecordingEvents()
-        self.deliver = self.anew()
-
-    def anew(self) -> DeliverLetter:
-        """Return the verb of a process that has just started: it remembers nothing of its own."""
-        return DeliverLetter(
-            self.gateway,
-            self.ledger,
-            self.events,
-            self.texts,
-            clock=self.clock,
-            sender=Sender("Cổng", "khong-tra-loi@kip.example"),
-            code_keys=Keyring([CODE_KEY]),
-        )
-
-    async def fails(self, order: Order, why: str | None = None) -> None:
-        """Deliver in vain."""
-        with pytest.raises(TryAgain, match=why):
-            await self.deliver(order)
-
-    @property
-    def fate(self) -> Outcome:
-        """The one outcome that was announced."""
-        ((_, outcome),) = self.events.announced
-        return outcome
-
-
 @pytest.fixture
 def mailer(texts: JinjaTexts) -> Mailer:
     return Mailer(texts)
-
-
-def turn_at(mailer: Mailer, stage: Stage, by: timedelta) -> Callable[[Stage], None]:
-    def turn(reached: Stage) -> None:
-        if reached is stage:
-            mailer.clock.pass_by(by)
-
-    return turn
 
 
 def raising(error: Exception) -> Callable[[], PrivatePart]:
@@ -116,6 +59,17 @@ async def test_the_code_in_the_letter_is_made_from_ids_and_a_key(mailer: Mailer)
     parts = ("kip-code-v1", "confirm-email", "challenge-1", "1", b"\x00" * 32)
     (body,) = mailer.relay.bodies
     assert digits(CODE_KEY, *parts, count=6).encode() in body
+
+
+@pytest.mark.parametrize("flag", ["", "yes"])
+async def test_the_code_is_in_the_subject_line_only_of_a_letter_that_allows_it(mailer: Mailer, flag: str) -> None:
+    await mailer.deliver(replace(CODE, parameters={**CODE.parameters, "code_in_subject": flag}))
+
+    (body,) = mailer.relay.bodies
+    subject = email.message_from_bytes(body, policy=email.policy.default)["Subject"]
+    code = digits(CODE_KEY, "kip-code-v1", "confirm-email", "challenge-1", "1", b"\x00" * 32, count=6)
+    assert subject == (f"[7F3K] {code} là mã của bạn" if flag else "[7F3K] Mã xác nhận của bạn")
+    assert body.partition(b"\r\n\r\n")[0].isascii()
 
 
 async def test_the_ledger_keeps_a_letter_for_a_day_beyond_its_deadline(mailer: Mailer) -> None:
@@ -268,6 +222,21 @@ async def test_a_letter_that_is_unknown_and_gets_late_on_the_way_is_uncertain_to
     assert outcome == HandedOver(NOON, NOON, route="", relay_id="", uncertain=True)
 
 
+@pytest.mark.parametrize("silences", [0, 1])
+async def test_a_refusal_after_silence_leaves_the_code_of_the_copy_that_may_be_out(
+    mailer: Mailer, silences: int
+) -> None:
+    cut = [{"stage": "reply", "action": "cut", "times": 1}] * silences
+    mailer.relay.behave(*cut, {"stage": "reply", "action": "reply", "code": 550})
+    for _ in range(silences):
+        await mailer.fails(CODE)
+
+    outcome = await mailer.deliver(CODE)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.exposed == bool(silences)
+
+
 async def test_a_clear_no_after_silence_leaves_the_silence(mailer: Mailer) -> None:
     mailer.relay.behave(
         {"stage": "reply", "action": "cut", "times": 1}, {"stage": "reply", "action": "reply", "code": 451}
@@ -347,6 +316,15 @@ async def test_past_the_deadline_without_a_ledger_nobody_claims_that_no_body_lef
     mailer.clock.now = CODE.deadline + SECOND
 
     outcome = await mailer.deliver(CODE)
+
+    assert outcome == Dropped(CODE.deadline + SECOND, DropReason.DEADLINE, exposed=True)
+
+
+async def test_past_the_deadline_without_a_ledger_a_letter_is_dropped_unread_too(mailer: Mailer) -> None:
+    mailer.ledger.away = True
+    mailer.clock.now = CODE.deadline + SECOND
+
+    outcome = await mailer.deliver(replace(CODE, open=raising(UnknownKey("s2"))))
 
     assert outcome == Dropped(CODE.deadline + SECOND, DropReason.DEADLINE, exposed=True)
 

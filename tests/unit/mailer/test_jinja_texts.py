@@ -113,6 +113,19 @@ def test_a_parameter_that_is_missing_is_an_error_and_never_an_empty_place(
         texts.render(letter, given)
 
 
+@pytest.mark.parametrize(
+    ("flag", "vi", "en"),
+    [
+        ("", "[7F3K] Mã xác nhận của bạn", "[7F3K] Your confirmation code"),
+        ("yes", "[7F3K] 904817 là mã của bạn", "[7F3K] 904817 is your code"),
+    ],
+)
+def test_the_code_stands_in_the_subject_only_when_it_may(texts: JinjaTexts, flag: str, vi: str, en: str) -> None:
+    words = texts.render("code", CODE_LETTER | {"code_in_subject": flag})
+
+    assert (words["vi"].subject, words["en"].subject) == (vi, en)
+
+
 def test_a_letter_that_nobody_wrote_is_named_with_those_that_exist(texts: JinjaTexts) -> None:
     with pytest.raises(
         Unreadable, match=r"no letter is called 'code-2'; known: code, dossier-advanced, dossier-opened"

@@ -80,7 +80,13 @@ async def test_a_refusal_tells_the_reply() -> None:
     _, event = await told(code_order(), Refused(NOON, 550, "5.1.1"))
 
     assert event.WhichOneof("fate") == "refused"
-    assert (event.refused.reply_code, event.refused.status) == (550, "5.1.1")
+    assert (event.refused.reply_code, event.refused.status, event.refused.exposed) == (550, "5.1.1", False)
+
+
+async def test_a_refusal_after_silence_says_that_a_copy_may_be_out() -> None:
+    _, event = await told(code_order(), Refused(NOON, 550, "5.1.1", exposed=True))
+
+    assert event.refused.exposed
 
 
 @pytest.mark.parametrize("exposed", [True, False])

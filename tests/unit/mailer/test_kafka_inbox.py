@@ -118,6 +118,7 @@ def test_the_order_of_a_code_is_what_the_event_says() -> None:
     )
     assert order.parameters == {
         "reference": "7F3K",
+        "code_in_subject": "",
         "asked_at": "19:00:00, 25/11/2026",
         "life_minutes": "5",
         "ends_at": "19:30",
@@ -129,6 +130,13 @@ def test_the_order_of_a_code_is_what_the_event_says() -> None:
         b"\x00" * 32,
         6,
     )
+
+
+@pytest.mark.parametrize(("flag", "parameter"), [(True, "yes"), (False, "")])
+def test_whether_the_code_stands_in_the_subject_is_what_the_event_says(*, flag: bool, parameter: str) -> None:
+    order = CODES(code_requested(code_in_subject=flag).SerializeToString())
+
+    assert order.parameters["code_in_subject"] == parameter
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(300, "5"), (90, "1.5"), (600, "10"), (60, "1")])

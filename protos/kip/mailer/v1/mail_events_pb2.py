@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkip/mailer/v1/mail_events.proto\x12\rkip.mailer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x03\n\x0cMailDelivery\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cpublished_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x06source\x18\x05 \x01(\x0e\x32\x15.kip.mailer.v1.Source\x12\x30\n\x0bhanded_over\x18\x06 \x01(\x0b\x32\x19.kip.mailer.v1.HandedOverH\x00\x12+\n\x08\x64\x65\x66\x65rred\x18\x07 \x01(\x0b\x32\x17.kip.mailer.v1.DeferredH\x00\x12-\n\tdelivered\x18\x08 \x01(\x0b\x32\x18.kip.mailer.v1.DeliveredH\x00\x12)\n\x07\x62ounced\x18\t \x01(\x0b\x32\x16.kip.mailer.v1.BouncedH\x00\x12)\n\x07refused\x18\n \x01(\x0b\x32\x16.kip.mailer.v1.RefusedH\x00\x12)\n\x07\x64ropped\x18\x0b \x01(\x0b\x32\x16.kip.mailer.v1.DroppedH\x00\x42\x06\n\x04\x66\x61te\"u\n\nHandedOver\x12\x33\n\x0f\x62ody_started_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05route\x18\x02 \x01(\t\x12\x10\n\x08relay_id\x18\x03 \x01(\t\x12\x11\n\tuncertain\x18\x04 \x01(\x08\"K\n\x08\x44\x65\x66\x65rred\x12/\n\x0bnext_try_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06status\x18\x02 \x01(\t\"\x1b\n\tDelivered\x12\x0e\n\x06status\x18\x01 \x01(\t\"\x19\n\x07\x42ounced\x12\x0e\n\x06status\x18\x01 \x01(\t\"-\n\x07Refused\x12\x12\n\nreply_code\x18\x01 \x01(\r\x12\x0e\n\x06status\x18\x02 \x01(\t\"E\n\x07\x44ropped\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.kip.mailer.v1.DropReason\x12\x0f\n\x07\x65xposed\x18\x02 \x01(\x08*q\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11SOURCE_SMTP_REPLY\x10\x01\x12\x14\n\x10SOURCE_RELAY_LOG\x10\x02\x12\x12\n\x0eSOURCE_WEBHOOK\x10\x03\x12\x0e\n\nSOURCE_DSN\x10\x04*}\n\nDropReason\x12\x1b\n\x17\x44ROP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44ROP_REASON_DEADLINE\x10\x01\x12\x19\n\x15\x44ROP_REASON_WITHDRAWN\x10\x02\x12\x1d\n\x19\x44ROP_REASON_DEAD_LETTERED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkip/mailer/v1/mail_events.proto\x12\rkip.mailer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x03\n\x0cMailDelivery\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cpublished_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x06source\x18\x05 \x01(\x0e\x32\x15.kip.mailer.v1.Source\x12\x30\n\x0bhanded_over\x18\x06 \x01(\x0b\x32\x19.kip.mailer.v1.HandedOverH\x00\x12+\n\x08\x64\x65\x66\x65rred\x18\x07 \x01(\x0b\x32\x17.kip.mailer.v1.DeferredH\x00\x12-\n\tdelivered\x18\x08 \x01(\x0b\x32\x18.kip.mailer.v1.DeliveredH\x00\x12)\n\x07\x62ounced\x18\t \x01(\x0b\x32\x16.kip.mailer.v1.BouncedH\x00\x12)\n\x07refused\x18\n \x01(\x0b\x32\x16.kip.mailer.v1.RefusedH\x00\x12)\n\x07\x64ropped\x18\x0b \x01(\x0b\x32\x16.kip.mailer.v1.DroppedH\x00\x42\x06\n\x04\x66\x61te\"u\n\nHandedOver\x12\x33\n\x0f\x62ody_started_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05route\x18\x02 \x01(\t\x12\x10\n\x08relay_id\x18\x03 \x01(\t\x12\x11\n\tuncertain\x18\x04 \x01(\x08\"K\n\x08\x44\x65\x66\x65rred\x12/\n\x0bnext_try_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06status\x18\x02 \x01(\t\"\x1b\n\tDelivered\x12\x0e\n\x06status\x18\x01 \x01(\t\"\x19\n\x07\x42ounced\x12\x0e\n\x06status\x18\x01 \x01(\t\">\n\x07Refused\x12\x12\n\nreply_code\x18\x01 \x01(\r\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0f\n\x07\x65xposed\x18\x03 \x01(\x08\"E\n\x07\x44ropped\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.kip.mailer.v1.DropReason\x12\x0f\n\x07\x65xposed\x18\x02 \x01(\x08*q\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11SOURCE_SMTP_REPLY\x10\x01\x12\x14\n\x10SOURCE_RELAY_LOG\x10\x02\x12\x12\n\x0eSOURCE_WEBHOOK\x10\x03\x12\x0e\n\nSOURCE_DSN\x10\x04*}\n\nDropReason\x12\x1b\n\x17\x44ROP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44ROP_REASON_DEADLINE\x10\x01\x12\x19\n\x15\x44ROP_REASON_WITHDRAWN\x10\x02\x12\x1d\n\x19\x44ROP_REASON_DEAD_LETTERED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kip.mailer.v1.mail_events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SOURCE']._serialized_start=916
-  _globals['_SOURCE']._serialized_end=1029
-  _globals['_DROPREASON']._serialized_start=1031
-  _globals['_DROPREASON']._serialized_end=1156
+  _globals['_SOURCE']._serialized_start=933
+  _globals['_SOURCE']._serialized_end=1046
+  _globals['_DROPREASON']._serialized_start=1048
+  _globals['_DROPREASON']._serialized_end=1173
   _globals['_MAILDELIVERY']._serialized_start=84
   _globals['_MAILDELIVERY']._serialized_end=544
   _globals['_HANDEDOVER']._serialized_start=546
@@ -47,7 +47,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BOUNCED']._serialized_start=771
   _globals['_BOUNCED']._serialized_end=796
   _globals['_REFUSED']._serialized_start=798
-  _globals['_REFUSED']._serialized_end=843
-  _globals['_DROPPED']._serialized_start=845
-  _globals['_DROPPED']._serialized_end=914
+  _globals['_REFUSED']._serialized_end=860
+  _globals['_DROPPED']._serialized_start=862
+  _globals['_DROPPED']._serialized_end=931
 # @@protoc_insertion_point(module_scope)

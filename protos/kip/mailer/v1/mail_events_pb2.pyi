@@ -274,19 +274,23 @@ class Refused(_message.Message):
 
     REPLY_CODE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    EXPOSED_FIELD_NUMBER: _builtins.int
     reply_code: _builtins.int
     """SMTP reply code."""
     status: _builtins.str
     """RFC 3463 status; empty when the relay sent none."""
+    exposed: _builtins.bool
+    """True when an earlier body of this letter left without a reply: then its code stays good."""
     def __init__(
         self,
         *,
         reply_code: _builtins.int = ...,
         status: _builtins.str = ...,
+        exposed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reply_code", b"reply_code", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exposed", b"exposed", "reply_code", b"reply_code", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkip/otp/v1/otp_events.proto\x12\nkip.otp.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x03\n\rCodeRequested\x12\x14\n\x0c\x63hallenge_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x11\n\treference\x18\x04 \x01(\t\x12\x10\n\x08replaces\x18\x05 \x03(\t\x12\x0e\n\x06locale\x18\x06 \x01(\t\x12\x13\n\x0b\x63ode_length\x18\x07 \x01(\r\x12\x10\n\x08\x63ode_kid\x18\x08 \x01(\t\x12\x16\n\x0e\x63ontext_sha256\x18\t \x01(\x0c\x12\x0e\n\x06life_s\x18\n \x01(\r\x12\x12\n\nmax_life_s\x18\x0b \x01(\r\x12\x35\n\x11\x63hallenge_ends_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x61sked_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x06sealed\x18\x0f \x01(\x0b\x32\x12.kip.otp.v1.Sealed\"8\n\x06Sealed\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\"I\n\nSealedPart\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\x12\r\n\x05\x64\x65\x63oy\x18\x04 \x01(\x08\"{\n\nCodeWanted\x12\x14\n\x0c\x63hallenge_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x30\n\x0cwanted_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\twithdrawn\x18\x04 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkip/otp/v1/otp_events.proto\x12\nkip.otp.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x03\n\rCodeRequested\x12\x14\n\x0c\x63hallenge_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x11\n\treference\x18\x04 \x01(\t\x12\x10\n\x08replaces\x18\x05 \x03(\t\x12\x0e\n\x06locale\x18\x06 \x01(\t\x12\x13\n\x0b\x63ode_length\x18\x07 \x01(\r\x12\x10\n\x08\x63ode_kid\x18\x08 \x01(\t\x12\x16\n\x0e\x63ontext_sha256\x18\t \x01(\x0c\x12\x0e\n\x06life_s\x18\n \x01(\r\x12\x12\n\nmax_life_s\x18\x0b \x01(\r\x12\x35\n\x11\x63hallenge_ends_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x61sked_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x06sealed\x18\x0f \x01(\x0b\x32\x12.kip.otp.v1.Sealed\x12\x17\n\x0f\x63ode_in_subject\x18\x10 \x01(\x08\"8\n\x06Sealed\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\"k\n\nSealedPart\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\x12\r\n\x05\x64\x65\x63oy\x18\x04 \x01(\x08\x12\x14\n\x07padding\x18\x05 \x01(\x0cH\x00\x88\x01\x01\x42\n\n\x08_padding\"{\n\nCodeWanted\x12\x14\n\x0c\x63hallenge_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x30\n\x0cwanted_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\twithdrawn\x18\x04 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kip.otp.v1.otp_events_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CODEREQUESTED']._serialized_start=77
-  _globals['_CODEREQUESTED']._serialized_end=486
-  _globals['_SEALED']._serialized_start=488
-  _globals['_SEALED']._serialized_end=544
-  _globals['_SEALEDPART']._serialized_start=546
-  _globals['_SEALEDPART']._serialized_end=619
-  _globals['_CODEWANTED']._serialized_start=621
-  _globals['_CODEWANTED']._serialized_end=744
+  _globals['_CODEREQUESTED']._serialized_end=511
+  _globals['_SEALED']._serialized_start=513
+  _globals['_SEALED']._serialized_end=569
+  _globals['_SEALEDPART']._serialized_start=571
+  _globals['_SEALEDPART']._serialized_end=678
+  _globals['_CODEWANTED']._serialized_start=680
+  _globals['_CODEWANTED']._serialized_end=803
 # @@protoc_insertion_point(module_scope)

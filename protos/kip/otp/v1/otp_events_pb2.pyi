@@ -40,6 +40,7 @@ class CodeRequested(_message.Message):
     ASKED_AT_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
+    CODE_IN_SUBJECT_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
     """Public id."""
     generation: _builtins.int
@@ -60,6 +61,8 @@ class CodeRequested(_message.Message):
     """How long the code lives from hand-over, seconds; frozen for this generation."""
     max_life_s: _builtins.int
     """Never beyond this after the first body octet, seconds."""
+    code_in_subject: _builtins.bool
+    """True: the code may stand in the subject line, where a locked phone shows it."""
     @_builtins.property
     def replaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """References of earlier letters that this one replaces because they were late."""
@@ -98,10 +101,11 @@ class CodeRequested(_message.Message):
         asked_at: _timestamp_pb2.Timestamp | None = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
         sealed: Global___Sealed | None = ...,
+        code_in_subject: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "challenge_ends_at", b"challenge_ends_at", "deadline", b"deadline", "sealed", b"sealed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "challenge_ends_at", b"challenge_ends_at", "challenge_id", b"challenge_id", "code_kid", b"code_kid", "code_length", b"code_length", "context_sha256", b"context_sha256", "deadline", b"deadline", "generation", b"generation", "life_s", b"life_s", "locale", b"locale", "max_life_s", b"max_life_s", "purpose", b"purpose", "reference", b"reference", "replaces", b"replaces", "sealed", b"sealed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "challenge_ends_at", b"challenge_ends_at", "challenge_id", b"challenge_id", "code_in_subject", b"code_in_subject", "code_kid", b"code_kid", "code_length", b"code_length", "context_sha256", b"context_sha256", "deadline", b"deadline", "generation", b"generation", "life_s", b"life_s", "locale", b"locale", "max_life_s", b"max_life_s", "purpose", b"purpose", "reference", b"reference", "replaces", b"replaces", "sealed", b"sealed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,6 +151,7 @@ class SealedPart(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     DECOY_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """Mail address to use, A-label domain unless SMTPUTF8 is needed."""
     name: _builtins.str
@@ -155,6 +160,10 @@ class SealedPart(_message.Message):
     """What the citizen is confirming."""
     decoy: _builtins.bool
     """True: walk every step, send nothing."""
+    padding: _builtins.bytes
+    """To be ignored: makes the whole a multiple of 64 octets, as long for a decoy as for a real letter, so that the length of the
+    ciphertext tells neither. Present even when empty.
+    """
     def __init__(
         self,
         *,
@@ -162,12 +171,15 @@ class SealedPart(_message.Message):
         name: _builtins.str = ...,
         context: _builtins.str = ...,
         decoy: _builtins.bool = ...,
+        padding: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_padding", b"_padding", "padding", b"padding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "decoy", b"decoy", "email", b"email", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_padding", b"_padding", "context", b"context", "decoy", b"decoy", "email", b"email", "name", b"name", "padding", b"padding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__padding: _TypeAlias = _typing.Literal["padding"]  # noqa: Y015
+    _WhichOneofArgType__padding: _TypeAlias = _typing.Literal["_padding", b"_padding"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__padding) -> _WhichOneofReturnType__padding | None: ...
 
 Global___SealedPart: _TypeAlias = SealedPart  # noqa: Y015
 

@@ -1,0 +1,49 @@
+"""Ledgers under test: made-up letters, outcomes and wishes to put there."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from services.chassis.clock import system_clock
+from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
+from services.mailer.rules.wish import Wish
+from tests.conditions import eventually
+
+PATIENT = timedelta(seconds=10)  # a busy machine must not be taken for a slow Redis
+SECOND = timedelta(seconds=1)
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+BEGAN = datetime(2026, 11, 25, 8, 0, 0, 123456, tzinfo=UTC)
+OUTCOMES: list[Outcome] = [
+    HandedOver(BEGAN + SECOND, BEGAN, "relay-1", "4bXyZ1"),
+    HandedOver(BEGAN, BEGAN, "", "", uncertain=True),
+    Refused(BEGAN, 550, "5.1.1"),
+    Dropped(BEGAN, DropReason.DEADLINE, exposed=False),
+    Dropped(BEGAN, DropReason.DEADLINE, exposed=True),
+    Dropped(BEGAN, DropReason.WITHDRAWN, exposed=False),
+]
+SOONER, LATER, WITHDRAWN = Wish(BEGAN), Wish(BEGAN + SECOND), Wish(withdrawn=True)
+
+
+class Server(Protocol):
+    """The suite's Redis."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+
+
+def new_letter() -> str:
+    return f"{uuid.uuid4()}.1"
+
+
+def tomorrow() -> datetime:
+    return system_clock() + timedelta(days=1)
+
+
+async def passed(seconds: float) -> None:
+    """Let time pass."""
+    end = time.monotonic() + seconds
+    await eventually(lambda: time.monotonic() > end, within_s=seconds + 5)
