@@ -27,7 +27,7 @@ status:  ## what runs
 	@$(BIN)/python -m deploy.dev.stack status
 
 ##@ Test
-.PHONY: test unit contract integration e2e chaos fresh
+.PHONY: test unit contract integration e2e chaos fuzz fresh
 test: setup unit contract integration e2e  ## all four levels on real servers
 unit: setup  ## rules and verbs, no sockets
 	@$(PYTEST) tests/unit
@@ -39,6 +39,9 @@ e2e: setup  ## separate processes; codes are read from the mailbox
 	@$(PYTEST) tests/e2e
 chaos: setup  ## the ordered inbox under kills, 20 runs in a row
 	@$(BIN)/python -m tests.chaos.run --runs 20
+fuzz: setup  ## 20 000 strange messages and 2000 lives of a challenge, with a summary (minutes)
+	@set -o pipefail; $(PYTEST) --hypothesis-profile=fuzz --hypothesis-show-statistics --timeout=0 \
+		tests/unit/otp/test_fuzz_messages.py tests/unit/otp/test_life_of_a_challenge.py | cut -c1-140
 fresh:  ## clone into an empty folder with empty caches and run the README's two commands
 	@tests/fresh/run.sh
 

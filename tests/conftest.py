@@ -22,6 +22,8 @@ from tests.servers.require import require
 # In CI the same examples every time and more of them; on a laptop new ones. A loaded machine is no counter-example.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200, print_blob=True)
 hypothesis.settings.register_profile("laptop", deadline=None)
+# `make fuzz`. What comes is new each time; a failure prints how to see it again.
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=20_000, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "laptop")
 
 

@@ -32,6 +32,7 @@ from deploy.dev.python_process import CHECKOUT
 from deploy.dev.stack import Stack
 
 CONTEXT = "Nộp hồ sơ cấp lại sổ bảo hiểm xã hội"
+BUSY_RELAY = {"stage": "mail", "action": "delay", "delay_s": 1.5, "times": 1}  # so that there is time to press again
 ARRIVES_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.05
 CODE = re.compile(r"^Mã xác nhận của bạn: (\d+)$", re.MULTILINE)
@@ -91,9 +92,11 @@ class Demo:
     def _send_and_verify_code(self, portal: Portal) -> Verified:
         screen = self._screen
         screen.step(f"A portal asks otp for a code for {self._email}")
+        self._inbox.set_behaviour(BUSY_RELAY)
         asked, started = datetime.now(UTC), time.monotonic()
         answer = portal.request_code(self._email, CONTEXT)
         answered = datetime.now(UTC)
+        again_pressed = portal.request_code(self._email, CONTEXT)
         mail = self._next_mail(after=0)
         code = self._code_in(mail)
         accepted = portal.verify(answer.handle, code)
@@ -102,7 +105,9 @@ class Demo:
 
         reference = answer.challenge.letters[0].reference
         screen.say(f"The page says: look for the mail marked {screen.paint(reference, Ink.STRONG)}.")
-        screen.say(answer.challenge.advice.text["en"], Ink.FAINT)
+        self._say_where(answer.challenge)
+        screen.step("The relay is busy, and the citizen presses again on another page")
+        self._say_joined(again_pressed)
         screen.step("The mail is in the mailbox")
         self._show(mail, age_s=(mail.received_at - asked).total_seconds())
         screen.step("The citizen types the code")
@@ -111,6 +116,22 @@ class Demo:
         if accepted.WhichOneof("outcome") != "accepted" or again.WhichOneof("outcome") != "used":
             raise DemoFailed(f"The code was not taken once and only once. See {self._logs('otp')}.")
         return Verified(asked, answered, took_s, mail, answer.handle)
+
+    def _say_where(self, challenge: codes.Challenge) -> None:
+        letter = challenge.letters[0]
+        where = f"Letters in front of it: {letter.place}" if letter.HasField("place") else "Its place is not known yet"
+        if letter.HasField("expected_at"):
+            where += f". It should leave by {letter.expected_at.ToDatetime(UTC).astimezone(ZONE):%H:%M:%S}"
+        self._screen.say(f"{where}.")
+        self._screen.say(challenge.advice.text["en"], Ink.FAINT)
+
+    def _say_joined(self, answer: codes.RequestCodeResponse) -> None:
+        if not answer.joined:
+            raise DemoFailed(f"The second request did not join the letter that waits. See {self._logs('otp')}.")
+        joined = self._screen.paint("joined", Ink.GOOD)
+        reference = answer.challenge.letters[0].reference
+        self._screen.say(f"{joined}: the same letter {reference}, the same place, and no second mail.")
+        self._say_where(answer.challenge)
 
     def _move_dossier(self, portal: Portal) -> None:
         screen, seen = self._screen, self._inbox.newest_id()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
@@ -18,15 +19,21 @@ from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
+from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.follow import FollowDelivery
 from services.otp.actions.issue import IssueCode
-from services.otp.actions.sweep import AnnounceLetters, SweepOutbox
+from services.otp.actions.resend import ResendCode
+from services.otp.actions.sweep import AnnounceEntries, SweepOutbox
+from services.otp.actions.unlock import UnlockSubject
 from services.otp.actions.verify import VerifyCode
-from services.otp.actions.watch import GetChallenge
-from services.otp.inbound.grpc_api import SERVICE_NAME, OtpApi
-from services.otp.inbound.kafka_inbox import GROUP, MAIL_DELIVERY, DeliveryInbox
+from services.otp.actions.watch import GetChallenge, WatchChallenge
+from services.otp.inbound.grpc_api import SERVICE_NAME, OtpApi, OtpVerbs
+from services.otp.inbound.kafka_inbox import DELIVERY_PARTITIONS, GROUP, MAIL_DELIVERY, DeliveryInbox
 from services.otp.metrics import OtpMetrics
-from services.otp.outbound.kafka_events import KafkaEvents, encode
+from services.otp.outbound.kafka_events import KafkaEncoder, KafkaEvents
+from services.otp.outbound.kafka_queue import queue_sampled
+from services.otp.outbound.keyring_mint import KeyringMint
+from services.otp.outbound.redis_changes import RedisChanges
 from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
 from services.otp.outbound.sealed_parts import KeyringSealer
 from services.otp.outbound.yaml_policy import read_policy
@@ -34,6 +41,7 @@ from services.otp.ports import StoreUnavailable
 from services.otp.settings import OtpSettings
 
 SWEEP_PAUSE = timedelta(seconds=1)
+SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers in 10 ms
 
 
 async def serve(settings: OtpSettings, stopping: Stopping) -> None:
@@ -57,21 +65,33 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         health.part("store", ready=False)
         redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
         producer = await parts.enter_async_context(producing(settings, "otp"))
-        store = RedisChallengeStore(redis, encode, metrics)
-        announce = AnnounceLetters(store, KafkaEvents(producer))
-        rings = {"code_keys": code_keys, "handle_keys": handle_keys, "index_keys": index_keys}
-        issue = IssueCode(store, sealer, announce, policy, **rings)
-        verify = VerifyCode(store, sealer, policy, code_keys=code_keys)
-        api = OtpApi(issue, verify, GetChallenge(store, policy), system_clock, metrics)
+        inboxes: list[OrderedInbox] = []
+        queue = await parts.enter_async_context(queue_sampled(settings, metrics, lambda: share_of_all(inboxes)))
+        changes = RedisChanges(redis)
+        store = RedisChallengeStore(redis, KafkaEncoder(policy), metrics, changes=changes)
+        announce = AnnounceEntries(store, KafkaEvents(producer))
+        parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
+        mint = KeyringMint(sealer, code_keys, system_clock)
+        verbs = OtpVerbs(
+            issue=IssueCode(store, mint, announce, queue, policy, handle_keys=handle_keys, index_keys=index_keys),
+            resend=ResendCode(store, mint, announce, queue, policy),
+            verify=VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys),
+            get=GetChallenge(store, queue, policy),
+            watch=WatchChallenge(store, queue, announce, policy),
+            cancel=CancelChallenge(store, announce, policy),
+            unlock=UnlockSubject(store, index_keys=index_keys),
+        )
+        api = OtpApi(verbs, policy, system_clock, metrics)
         inbox = OrderedInbox(
             settings,
             group=GROUP,
             topic=MAIL_DELIVERY,
-            handle=DeliveryInbox(FollowDelivery(store), metrics),
+            handle=DeliveryInbox(FollowDelivery(store, mint, announce, policy), queue, metrics),
             producer=producer,
             metrics=InboxMetrics.on(registry),
             options=InboxOptions(drain_grace=settings.drain_grace),
         )
+        inboxes.append(inbox)
         await patiently(store.ping, what="Redis (OTP_REDIS_URL)", on=(StoreUnavailable,))
         health.part("store", ready=True)
         following = await parts.enter_async_context(inbox_running(inbox))
@@ -90,7 +110,15 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         )
         parts.callback(health.stop)
         structlog.get_logger().info("serving", grpc=settings.grpc_address, http=settings.http_address)
-        await until_stopped(stopping, following, sweep_for_ever(SweepOutbox(store, announce), metrics))
+        await until_stopped(
+            stopping, following, changes.listen(), sweep_for_ever(SweepOutbox(store, announce), metrics)
+        )
+
+
+def share_of_all(inboxes: Sequence[OrderedInbox]) -> float:
+    """Return how many times as many delivery events there are as come here; 0 while none come here."""
+    assigned = sum(len(inbox.assigned) for inbox in inboxes)
+    return DELIVERY_PARTITIONS / assigned if assigned else 0.0
 
 
 async def sweep_for_ever(sweep: SweepOutbox, metrics: OtpMetrics) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REQUEST_OUTCOMES = ("queued", "joined", "repeated", "too_soon")
+CAUSES = ("requested", "resent", "reissued")
+RESEND_OUTCOMES = ("queued", "still_queued", "not_yet", "not_open")
 VERDICTS = ("accepted", "wrong", "expired", "locked", "used", "unknown")
 FATES = ("handed_over", "deferred", "delivered", "bounced", "refused", "dropped")
 
@@ -22,6 +24,9 @@ class OtpMetrics:
             ["purpose", "outcome"],
             registry=registry,
         )
+        self.letters = Counter("otp_letters", "Letters queued, by who wanted them.", ["cause"], registry=registry)
+        self.resends = Counter("otp_resends", "Clicks for another letter, by outcome.", ["outcome"], registry=registry)
+        self.cancels = Counter("otp_cancels", "Handles given back.", registry=registry)
         self.verdicts = Counter("otp_verifications", "Typed codes judged, by verdict.", ["result"], registry=registry)
         self.deliveries = Counter(
             "otp_deliveries_followed",
@@ -44,6 +49,14 @@ class OtpMetrics:
             ["purpose"],
             registry=registry,
         )
+        self.queue_sample_age = Gauge(
+            "otp_queue_sample_age_seconds",
+            "Age of the last sample of the mailer's queue, or of the process. Over 15: no place is known.",
+            registry=registry,
+        )
+        self.queue_sample_failures = Counter(
+            "otp_queue_sample_failures", "Samples of the mailer's queue that failed.", registry=registry
+        )
         self.redis_seconds = Histogram(
             "redis_client_duration_seconds",
             "One script or command, seen from here. Buckets from a loopback round trip to the socket timeout.",
@@ -55,6 +68,10 @@ class OtpMetrics:
         for purpose in purposes:
             for outcome in REQUEST_OUTCOMES:
                 self.requests.labels(purpose, outcome)
+        for cause in CAUSES:
+            self.letters.labels(cause)
+        for outcome in RESEND_OUTCOMES:
+            self.resends.labels(outcome)
         for verdict in VERDICTS:
             self.verdicts.labels(verdict)
         for fate in (*FATES, "unknown"):

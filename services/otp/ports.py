@@ -9,15 +9,24 @@ So every race is a lost commit, and no rule is written twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.chassis.errors import Kind, ServiceError, Words
-from services.otp.rules.challenge import Challenge, Generation, SealedPart
-from services.otp.rules.request import Subject
+from services.otp.rules.announcement import Announcement
+from services.otp.rules.challenge import Challenge, Fresh
+from services.otp.rules.outlook import Outlook
+from services.otp.rules.subject import Subject
 
 SHARDS = 256
+COMMIT_TRIES = 64
+"""Lost races in a row before a verb says so; each means that somebody else's change of the same challenge went in."""
+ANNOUNCE_WITHIN = timedelta(milliseconds=500)
+"""A broker that is there answers in 10 ms; the outbox keeps what is not published."""
+NOWHERE = 0
+"""The shard where what is no challenge id is looked for."""
 
 
 class StoreUnavailable(ServiceError):
@@ -41,12 +50,51 @@ class PublishFailed(ConnectionError):
     """The broker did not acknowledge in time. What is in the outbox stays there."""
 
 
-@dataclass(frozen=True, slots=True)
-class LetterWanted:
-    """Event for the mailer: this generation of this challenge is to be mailed."""
+class KeysUnknown(ServiceError):
+    """Something of this challenge was made with a key that this replica does not have yet; nothing was changed."""
 
-    challenge: Challenge
-    generation: Generation
+    kind = Kind.UNAVAILABLE
+    reason = "CODE_KEYS_UNKNOWN"
+
+    def __init__(self) -> None:
+        """Tell to come back when the keys have been rolled out."""
+        super().__init__(
+            Words(
+                vi="Hệ thống đang cập nhật khóa. Vui lòng thử lại sau giây lát.",
+                en="A key of this challenge is not rolled out to this replica yet. Try again in a moment.",
+            ),
+            retry_after=timedelta(seconds=5),
+        )
+
+
+class IdempotencyKeyReused(ServiceError):
+    """The key was used with another body, or for something that ended long ago."""
+
+    kind = Kind.CONFLICT
+    reason = "IDEMPOTENCY_KEY_REUSED"
+
+    def __init__(self, *, is_over: bool = False) -> None:
+        """Say which of the two."""
+        super().__init__(
+            Words(
+                vi="Yêu cầu của khóa idempotency này đã kết thúc từ lâu.",
+                en="What this idempotency key asked for ended long ago. Use a new key to ask for a new code.",
+            )
+            if is_over
+            else Words(
+                vi="Khóa idempotency đã dùng cho một yêu cầu khác.",
+                en="This idempotency key was used with another body. Use a new key for a new request.",
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the event that asks for a letter stands on the road to the mailer."""
+
+    partition: int
+    offset: int
+    """Below 0 when the broker has it and does not say where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +106,18 @@ class OutboxEntry:
     """Of the store; sorts by age within the shard."""
     record: Mapping[bytes, bytes]
     """The event, encoded; only the event sink looks inside."""
+    letter: str = ""
+    """`challenge id.generation` of an event that queues a letter; empty for others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What stands beside a challenge without a version: worth knowing, and harmless to lose."""
+
+    watched_until: datetime | None = None
+    """Somebody holds a stream open until then, and renews it."""
+    position: Position | None = None
+    """Of the newest letter, once it is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +127,8 @@ class Loaded:
     now: datetime
     subject: Subject | None = None
     challenges: Mapping[str, Challenge] = field(default_factory=dict)
+    notes: Mapping[str, Notes] = field(default_factory=dict)
+    """By challenge id; for those that were found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +144,13 @@ class Claim:
     """By the clock of the host that claimed."""
 
 
+class Changes(Protocol):
+    """Hints that a challenge has changed, heard since this was opened."""
+
+    async def next(self, within: timedelta) -> None:
+        """Return at the first hint since the last call, or after `within`. Hints may be lost: look again anyway."""
+
+
 class ChallengeStore(Protocol):
     """Keeps challenges, subjects, claims and the outbox. Every method raises `StoreUnavailable` when it cannot know."""
 
@@ -95,16 +164,32 @@ class ChallengeStore(Protocol):
         """Read the named records and the store's clock, at one instant. Missing records are absent from the answer."""
 
     async def commit(
-        self, shard: int, *, challenge: Challenge, subject: Subject | None = None, letters: Sequence[LetterWanted] = ()
+        self,
+        shard: int,
+        *,
+        challenge: Challenge | None = None,
+        subject: Subject | None = None,
+        announcements: Sequence[Announcement] = (),
     ) -> list[OutboxEntry] | None:
         """Write records and outbox entries, all or nothing, if each record's stored version is one below the given one.
+
+        Each record is kept until its `kept_until`. Whoever watches the challenge is given a hint.
 
         Returns:
             the entries, to be published; `None` when somebody else was faster: load and decide again.
         """
 
+    def changes(self, challenge_id: str) -> AbstractContextManager[Changes]:
+        """Listen for changes of a challenge by any process; does no I/O."""
+
+    async def note_watched(self, challenge_id: str, until: datetime) -> None:
+        """Note that somebody watches a challenge; nothing happens when it is gone."""
+
     async def claim(self, key: str, claim: Claim) -> Claim:
         """Claim an idempotency key for 24 hours; return the claim that stands, which may be an earlier one."""
+
+    async def find_claim(self, key: str) -> Claim | None:
+        """Return the claim that stands, without claiming."""
 
     async def settle_claim(self, key: str, claim: Claim) -> None:
         """Replace a standing claim, keeping its end."""
@@ -112,8 +197,8 @@ class ChallengeStore(Protocol):
     async def unpublished(self, *, older_than: timedelta, most: int) -> list[OutboxEntry]:
         """Return up to `most` outbox entries that are older than that, the oldest of each shard first."""
 
-    async def published(self, entry: OutboxEntry) -> None:
-        """Forget an outbox entry; harmless when repeated."""
+    async def published(self, entries: Sequence[tuple[OutboxEntry, Position]]) -> None:
+        """Forget outbox entries, and note where their letters stand; harmless when repeated."""
 
     async def outbox_size(self) -> int:
         """Count what is not published."""
@@ -122,8 +207,8 @@ class ChallengeStore(Protocol):
 class EventSink(Protocol):
     """Hands events to the road between services."""
 
-    async def publish(self, entry: OutboxEntry, *, within: timedelta) -> None:
-        """Publish one entry and wait for its acknowledgement. May publish it although it raises.
+    async def publish(self, entry: OutboxEntry, *, within: timedelta) -> Position:
+        """Publish one entry and return where it stands, once acknowledged. May publish it although it raises.
 
         Raises:
             PublishFailed: not acknowledged.
@@ -131,10 +216,14 @@ class EventSink(Protocol):
 
 
 class Announce(Protocol):
-    """Publishes what a commit left in the outbox; fulfilled by `sweep`, used by `issue`."""
+    """Publishes what a commit left in the outbox; fulfilled by `sweep`, used by every verb that commits."""
 
-    async def __call__(self, entries: Sequence[OutboxEntry], *, within: timedelta) -> None:
-        """Publish and forget; what fails stays for the sweep. Never raises for a broker or a store that is away."""
+    async def __call__(self, entries: Sequence[OutboxEntry], *, within: timedelta) -> Mapping[str, Position]:
+        """Publish and forget; what fails stays for the sweep. Never raises for a broker or a store that is away.
+
+        Returns:
+            where the letters that were acknowledged in time stand, by `OutboxEntry.letter`.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +235,41 @@ class Part:
     decoy: bool
 
 
-class Sealer(Protocol):
-    """Encrypts parts for the mailer, bound to one challenge and generation."""
+class Mint(Protocol):
+    """Draws and keys what a new generation needs; does no I/O."""
 
-    def seal(self, challenge_id: str, generation: int, part: Part, now: datetime) -> SealedPart:
-        """Encrypt."""
-
-    def open(self, challenge_id: str, generation: int, sealed: SealedPart) -> Part:
-        """Decrypt.
+    def first(self, challenge_id: str, number: int, part: Part) -> Fresh:
+        """Return what a generation with this part needs.
 
         Raises:
-            UnknownKey: keys not rolled out yet.
-            SealBroken: not sealed for this.
+            KeysUnknown: no key may be used now.
         """
+
+    def again(self, challenge: Challenge, number: int) -> Fresh:
+        """Return what another generation of the challenge needs: its part, sealed anew.
+
+        Raises:
+            KeysUnknown: the part was sealed with a key that is not rolled out here yet.
+            SealBroken: the record was changed by somebody without the key.
+        """
+
+    def part(self, challenge: Challenge) -> Part:
+        """Return the part of the challenge. Raises as `again` does."""
+
+
+class Queue(Protocol):
+    """Samples the mailer's queue in the background and tells from the last sample. Calls do no I/O and never raise."""
+
+    def outlook(self, position: Position | None, now: datetime) -> Outlook:
+        """Return the place of the letter at a position, and when it should leave.
+
+        Nothing is known without a position, when the last sample is older than 15 s, and of a partition that does not
+        exist. The time alone is unknown while letters wait and do not move, and while nobody knows how fast they are
+        handed over.
+
+        `now` is of whatever clock the caller tells time by, and so is `leaves_at`. For one sample and one `now`, a
+        later place never leaves earlier.
+        """
+
+    def handed_over(self, at: datetime) -> None:
+        """Hear that the relay took a letter then; to be told once for each. Old news teaches nothing."""

@@ -1,7 +1,7 @@
 """What any `ChallengeStore` owes otp: the twin in memory and the one on Redis pass the same suite.
 
-What only the one on Redis can break (ends of keys, a server that is away or slow) is in
-`test_challenge_store_redis.py`.
+Notes and hints are in `test_challenge_notes.py`; what only the one on Redis can break (ends of keys, a server that is
+away or slow) is in `test_challenge_store_redis.py`.
 """
 
 from __future__ import annotations
@@ -14,39 +14,34 @@ from datetime import UTC, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from prometheus_client import CollectorRegistry
 
-from services.otp.metrics import OtpMetrics
-from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
-from services.otp.ports import SHARDS, LetterWanted, Loaded
+from services.otp.ports import SHARDS, Loaded, Position
+from services.otp.rules.announcement import Announcement
 from services.otp.rules.challenge import Challenge
+from services.otp.rules.subject import ROW_KEPT, Subject
 from tests.contract.challenge_stores import (
     CHALLENGES,
-    DATABASE,
     KEPT_AFTER_END,
     MS,
-    PATIENT,
     PURPOSE,
-    Server,
+    STORES,
+    SUBJECT_KEY,
+    SUBJECTS,
     World,
     claim,
     encode,
+    letter_of,
     subject_of,
+    withdrawal_of,
+    world_of,
 )
-from tests.fakes.otp import InMemoryChallengeStore
 
 
 class ChallengeStoreContract:
-    @pytest.fixture(params=["memory", "redis"])
+    @pytest.fixture(params=STORES)
     async def world(self, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-        if request.param == "memory":
-            yield World(InMemoryChallengeStore(encode=encode))
-            return
-        server: Server = request.getfixturevalue("redis_server")
-        async with redis_client(f"redis://{server.address}/{DATABASE}?{PATIENT}") as redis:
-            await redis.flushdb()
-            metrics = OtpMetrics(CollectorRegistry(), [])
-            yield World(RedisChallengeStore(redis, encode, metrics, turn_within=timedelta(minutes=1)))
+        async with world_of(request) as world:
+            yield world
 
     def test_an_id_carries_the_shard_of_its_purpose_and_subject(self, world: World) -> None:
         subjects = [f"citizen-{number}" for number in range(500)]
@@ -78,7 +73,7 @@ class ChallengeStoreContract:
         assert world.store.shard_of(change(world.store.mint_id(PURPOSE, "citizen-7"))) is None
 
     async def test_of_nothing_only_the_time_is_loaded(self, world: World) -> None:
-        loaded = await world.store.load(7, subject_key="ab" * 32, challenge_ids=["c07a", "c07b", "nonsense }{*"])
+        loaded = await world.store.load(7, subject_key=SUBJECT_KEY, challenge_ids=["c07a", "c07b", "nonsense }{*"])
 
         assert loaded == Loaded(loaded.now, None, {})
         assert loaded.now.tzinfo is UTC
@@ -92,14 +87,15 @@ class ChallengeStoreContract:
 
     async def test_a_commit_creates_records_and_entries_together(self, world: World) -> None:
         made = await world.challenge()
-        letter = LetterWanted(made, made.newest)
+        told: list[Announcement] = [letter_of(made), withdrawal_of(made)]
 
-        entries = await world.commit(made, subject=subject_of(made), letters=[letter, letter])
+        entries = await world.commit(made, subject=subject_of(made), announcements=told)
 
         assert entries is not None
-        assert [(entry.shard, dict(entry.record)) for entry in entries] == [(world.shard(made), encode(letter))] * 2
+        assert [(entry.shard, entry.record) for entry in entries] == [(world.shard(made), encode(one)) for one in told]
+        assert [entry.letter for entry in entries] == [f"{made.id}.1", ""]
         assert entries[0].id != entries[1].id
-        loaded = await world.load(made, subject_key="ab" * 32)
+        loaded = await world.load(made, subject_key=SUBJECT_KEY)
         assert (loaded.subject, loaded.challenges) == (subject_of(made), {made.id: made})
         assert await world.store.outbox_size() == 2
 
@@ -110,9 +106,39 @@ class ChallengeStoreContract:
         entries = await world.commit(replace(made, version=2, attempts=1))
 
         assert entries == []
-        loaded = await world.load(made, subject_key="ab" * 32)
+        loaded = await world.load(made, subject_key=SUBJECT_KEY)
         assert loaded.challenges[made.id].attempts == 1
         assert loaded.subject == subject_of(made)
+
+    @pytest.mark.parametrize("names", [{"challenge", "subject"}, {"challenge"}, {"subject"}, set[str]()], ids=str)
+    async def test_any_record_may_be_left_out_of_a_commit(self, world: World, names: set[str]) -> None:
+        made = await world.challenge()
+        challenge, subject = (
+            (made if "challenge" in names else None),
+            (subject_of(made) if "subject" in names else None),
+        )
+
+        entries = await world.store.commit(
+            world.shard(made), challenge=challenge, subject=subject, announcements=[letter_of(made)]
+        )
+
+        assert entries is not None
+        assert [entry.record for entry in entries] == [encode(letter_of(made))]
+        loaded = await world.load(made, subject_key=SUBJECT_KEY)
+        assert (loaded.challenges.get(made.id), loaded.subject) == (challenge, subject)
+
+    async def test_a_subject_alone_has_versions_too(self, world: World) -> None:
+        made = await world.challenge()
+        shard = world.shard(made)
+        await world.commit(made, subject=subject_of(made))
+
+        second = await world.store.commit(shard, subject=subject_of(made, 2, failures=1))
+        late = await world.store.commit(shard, subject=subject_of(made, 2, failures=9), announcements=[letter_of(made)])
+
+        assert (second, late) == ([], None)
+        loaded = await world.load(made, subject_key=SUBJECT_KEY)
+        assert (loaded.subject, loaded.challenges) == (subject_of(made, 2, failures=1), {made.id: made})
+        assert await world.store.outbox_size() == 0
 
     @pytest.mark.parametrize(
         ("challenge_version", "subject_version"),
@@ -125,12 +151,12 @@ class ChallengeStoreContract:
         made = await world.challenge()
         await world.commit(made, subject=subject_of(made))
         late = replace(made, version=challenge_version, attempts=9)
-        letter = LetterWanted(late, late.newest)
+        letter = letter_of(late)
 
-        entries = await world.commit(late, subject=subject_of(late, subject_version), letters=[letter])
+        entries = await world.commit(late, subject=subject_of(late, subject_version), announcements=[letter])
 
         assert entries is None
-        loaded = await world.load(made, subject_key="ab" * 32)
+        loaded = await world.load(made, subject_key=SUBJECT_KEY)
         assert (loaded.subject, loaded.challenges) == (subject_of(made), {made.id: made})
         assert await world.store.outbox_size() == 0
 
@@ -146,10 +172,7 @@ class ChallengeStoreContract:
         writers = [replace(made, version=2, attempts=number) for number in range(100)]
 
         answers = await asyncio.gather(
-            *(
-                world.commit(mine, subject=subject_of(mine, 2), letters=[LetterWanted(mine, mine.newest)])
-                for mine in writers
-            )
+            *(world.commit(mine, subject=subject_of(mine, 2), announcements=[letter_of(mine)]) for mine in writers)
         )
 
         (winner,) = [place for place, answer in enumerate(answers) if answer is not None]
@@ -162,7 +185,7 @@ class ChallengeStoreContract:
         answers = await asyncio.gather(*(world.commit(mine, subject=subject_of(mine)) for mine in writers))
 
         (winner,) = [place for place, answer in enumerate(answers) if answer is not None]
-        loaded = await world.load(*writers, subject_key="ab" * 32)
+        loaded = await world.load(*writers, subject_key=SUBJECT_KEY)
         assert loaded.challenges == {writers[winner].id: writers[winner]}
         assert loaded.subject == subject_of(writers[winner])
 
@@ -189,7 +212,7 @@ class ChallengeStoreContract:
         await world.commit(made, subject=subject_of(made))
 
         loaded = await world.store.load(
-            (world.shard(made) + 1) % SHARDS, subject_key="ab" * 32, challenge_ids=[made.id]
+            (world.shard(made) + 1) % SHARDS, subject_key=SUBJECT_KEY, challenge_ids=[made.id]
         )
 
         assert (loaded.subject, loaded.challenges) == (None, {})
@@ -207,13 +230,39 @@ class ChallengeStoreContract:
         ends_at = await world.now() - KEPT_AFTER_END + timedelta(milliseconds=400)
         made = await world.challenge(ends_at=ends_at)
         await world.commit(made, subject=subject_of(made))
-        assert (await world.load(made, subject_key="ab" * 32)).challenges == {made.id: made}
+        assert (await world.load(made, subject_key=SUBJECT_KEY)).challenges == {made.id: made}
 
         await world.pass_by(timedelta(milliseconds=450))
 
-        loaded = await world.load(made, subject_key="ab" * 32)
+        loaded = await world.load(made, subject_key=SUBJECT_KEY)
         assert (loaded.subject, loaded.challenges) == (None, {})
         assert await world.commit(replace(made, version=2)) is None
+
+    async def test_each_record_is_kept_for_its_own_time(self, world: World) -> None:
+        now = await world.now()
+        made = await world.challenge(ends_at=now - KEPT_AFTER_END + timedelta(milliseconds=200))
+        guessed_at = subject_of(made, failures=1, counted_at=now)  # a row of failures outlives the challenge
+        await world.commit(made, subject=guessed_at)
+
+        await world.pass_by(timedelta(milliseconds=250))
+
+        loaded = await world.load(made, subject_key=SUBJECT_KEY)
+        assert (loaded.subject, loaded.challenges) == (guessed_at, {})
+
+    @pytest.mark.parametrize("has_wishes", [False, True], ids=["nothing in it", "only what has ended"])
+    async def test_a_record_of_which_nothing_is_worth_keeping_goes_with_its_commit(
+        self, world: World, *, has_wishes: bool
+    ) -> None:
+        now = await world.now()
+        made = await world.challenge(ends_at=now - 2 * KEPT_AFTER_END)
+        wishes = subject_of(made).wishes if has_wishes else ()
+        row = Subject(SUBJECT_KEY, 1, wishes, failures=3, counted_at=now - ROW_KEPT / 2)
+        await world.store.commit(world.shard(made), subject=row)
+
+        assert await world.store.commit(world.shard(made), subject=row.forgiven()) == []
+
+        assert (await world.load(made, subject_key=SUBJECT_KEY)).subject is None
+        assert await world.store.commit(world.shard(made), subject=row) == []  # as if there had never been one
 
     async def test_a_claim_is_the_first_ones(self, world: World) -> None:
         first = await world.store.claim("key", claim("c00first"))
@@ -239,6 +288,16 @@ class ChallengeStoreContract:
         await world.store.settle_claim("key", claim("c00joined"))
 
         assert await world.store.claim("key", claim("c00fresh")) == claim("c00fresh")
+
+    async def test_a_claim_is_found_as_it_stands_and_finding_claims_nothing(self, world: World) -> None:
+        before = await world.store.find_claim("key")
+        await world.store.claim("key", claim("c00minted"))
+        claimed = await world.store.find_claim("key")
+        await world.store.settle_claim("key", claim("c00joined"))
+
+        assert (before, claimed) == (None, claim("c00minted"))
+        assert await world.store.find_claim("key") == claim("c00joined")
+        assert await world.store.find_claim("another key") is None
 
     async def test_the_outbox_gives_the_oldest_first_over_all_shards(self, world: World) -> None:
         entries = []
@@ -270,8 +329,8 @@ class ChallengeStoreContract:
         first, second = await world.queued(letters=2)
 
         for _ in range(2):
-            await world.store.published(first)
-        await world.store.published(replace(second, shard=(second.shard + 1) % SHARDS))
+            await world.store.published([(first, Position(0, 1))])
+        await world.store.published([(replace(second, shard=(second.shard + 1) % SHARDS), Position(0, 2))])
         await world.pass_by(2 * MS)
 
         assert await world.store.outbox_size() == 1
@@ -279,20 +338,23 @@ class ChallengeStoreContract:
 
     async def test_the_outbox_of_an_ended_challenge_is_not_lost_with_it(self, world: World) -> None:
         made = await world.challenge(ends_at=await world.now() - KEPT_AFTER_END + 50 * MS)
-        await world.commit(made, letters=[LetterWanted(made, made.newest)])
+        await world.commit(made, announcements=[letter_of(made)])
 
         await world.pass_by(60 * MS)
 
         assert await world.store.outbox_size() == 1
 
-    @given(made=CHALLENGES)
+    @given(made=CHALLENGES, subject=SUBJECTS)
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    async def test_every_field_survives(self, world: World, made: Challenge) -> None:
+    async def test_every_field_survives(self, world: World, made: Challenge, subject: Subject) -> None:
         made = replace(made, id=world.store.mint_id(PURPOSE, "citizen-7"))
+        known = (await world.load(made, subject_key=SUBJECT_KEY)).subject
+        subject = replace(subject, version=known.version + 1 if known else 1)
 
-        assert await world.commit(made) == []
+        assert await world.commit(made, subject=subject) == []
 
-        assert (await world.load(made)).challenges == {made.id: made}
+        loaded = await world.load(made, subject_key=SUBJECT_KEY)
+        assert (loaded.challenges, loaded.subject) == ({made.id: made}, subject)
 
     async def test_a_crowd_of_500_calls_at_once_is_served(self, world: World) -> None:
         made = await world.challenge()

@@ -10,14 +10,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
-from redis.crc import key_slot
 
 from deploy.dev.valkey_server import ValkeyServer
 from services.otp.metrics import OtpMetrics
@@ -29,16 +28,26 @@ from services.otp.outbound.redis_store import (
     redis_client,
     subject_key,
 )
-from services.otp.ports import LetterWanted, OutboxEntry, StoreUnavailable
-from tests.contract.challenge_stores import DATABASE, PATIENT, PURPOSE, Server, World, claim, encode, subject_of
+from services.otp.ports import Notes, OutboxEntry, Position, StoreUnavailable
+from services.otp.rules.subject import ROW_KEPT
+from tests.contract.challenge_stores import (
+    DATABASE,
+    PATIENT,
+    PURPOSE,
+    SUBJECT_KEY,
+    Server,
+    World,
+    claim,
+    encode,
+    letter_of,
+    redis_store,
+    subject_of,
+)
+from tests.fakes.clock import NOON
 
 HOUR, DAY = timedelta(hours=1), timedelta(hours=24)
 TOLERANCE_MS = 5_000  # between the commit and our look at its end
-SUBJECT_KEY = "ab" * 32
-
-
-def _new_store(redis: Redis) -> RedisChallengeStore:
-    return RedisChallengeStore(redis, encode, OtpMetrics(CollectorRegistry(), []))
+STANDS = Position(3, 41)
 
 
 @pytest.fixture
@@ -52,18 +61,40 @@ async def redis(redis_server: Server) -> AsyncIterator[Redis]:
 @pytest.fixture
 def world(redis: Redis) -> World:
     """The store on it."""
-    return World(_new_store(redis))
+    return World(redis_store(redis))
 
 
-async def test_records_end_an_hour_after_their_challenge_and_the_outbox_never(redis: Redis, world: World) -> None:
+def _ms(instant: datetime) -> int:
+    return int(instant.timestamp() * 1000)
+
+
+async def test_each_record_ends_when_it_says_and_the_outbox_never(redis: Redis, world: World) -> None:
     made = await world.challenge()
-    await world.commit(made, subject=subject_of(made), letters=[LetterWanted(made, made.newest)])
     shard = world.shard(made)
+    for version, failures in ((1, 0), (2, 1)):  # a row of failures outlives the challenge
+        subject = subject_of(made, version, failures=failures, counted_at=made.made_at)
+        await world.commit(replace(made, version=version), subject=subject, announcements=[letter_of(made)])
 
-    ends = [await redis.pexpiretime(key) for key in (challenge_key(shard, made.id), subject_key(shard, SUBJECT_KEY))]
+        assert await redis.pexpiretime(challenge_key(shard, made.id)) == _ms(made.ends_at + HOUR)
+        ends = made.made_at + ROW_KEPT if failures else made.ends_at + HOUR
+        assert await redis.pexpiretime(subject_key(shard, SUBJECT_KEY)) == _ms(ends) == _ms(subject.kept_until)
+        assert await redis.pttl(outbox_key(shard)) == -1
 
-    assert ends == [int((made.ends_at + HOUR).timestamp() * 1000)] * 2
-    assert await redis.pttl(outbox_key(shard)) == -1
+
+async def test_notes_move_no_end_and_make_no_key(redis: Redis, world: World) -> None:
+    made = await world.challenge()
+    (letter,) = await world.told(made, letter_of(made))
+    gone = replace(letter, letter=f"{world.store.mint_id(PURPOSE, 'citizen-7')}.1")
+    keys = await redis.keys()
+    before = await redis.pexpiretime(challenge_key(world.shard(made), made.id))
+
+    await world.store.note_watched(made.id, made.ends_at)
+    await world.store.note_watched(gone.letter.partition(".")[0], made.ends_at)
+    for entry in (gone, letter):
+        await world.store.published([(replace(entry, id="1-0"), STANDS)])
+
+    assert await redis.pexpiretime(challenge_key(world.shard(made), made.id)) == before
+    assert sorted(await redis.keys()) == sorted(keys)
 
 
 async def test_a_later_commit_keeps_the_end(redis: Redis, world: World) -> None:
@@ -98,17 +129,6 @@ async def test_a_claim_that_ended_is_not_brought_back_by_settling_it(redis: Redi
     assert await redis.exists(claim_key("key")) == 0
 
 
-async def test_all_that_changes_together_is_in_one_slot(redis: Redis, world: World) -> None:
-    made = await world.challenge()
-    await world.commit(made, subject=subject_of(made), letters=[LetterWanted(made, made.newest)])
-
-    keys = [key async for key in redis.scan_iter()]
-
-    assert len(keys) == 3
-    assert len({key_slot(key) for key in keys}) == 1
-    assert all(key.startswith(b"otp:") for key in keys)
-
-
 def test_the_shard_of_a_subject_is_the_one_of_yesterday(world: World) -> None:
     """A changed hash would look for every stored challenge in the wrong place."""
     expected = {"citizen-7": "d5", "Nguyễn Thị Lan": "e3", "": "5b"}
@@ -124,7 +144,12 @@ async def test_a_server_that_forgot_its_scripts_is_taught_them_again(redis: Redi
 
     assert (await world.load(made)).challenges == {made.id: made}
     await redis.script_flush()
-    assert await world.commit(replace(made, version=2)) == []
+    (letter,) = await world.told(replace(made, version=2), letter_of(made))
+    await redis.script_flush()
+    await world.store.published([(letter, STANDS)])
+    await redis.script_flush()
+    await world.store.note_watched(made.id, NOON)
+    assert await world.notes(made) == Notes(NOON, STANDS)
 
 
 class Rig:
@@ -141,10 +166,12 @@ class Rig:
         store, entry = self.store, OutboxEntry(0, "1-0", {})
         return {
             "load": lambda: store.load(0, subject_key=SUBJECT_KEY, challenge_ids=["c00x"]),
+            "note_watched": lambda: store.note_watched(store.mint_id(PURPOSE, "citizen-7"), NOON),
             "claim": lambda: store.claim("key", claim()),
+            "find_claim": lambda: store.find_claim("key"),
             "settle_claim": lambda: store.settle_claim("key", claim()),
             "unpublished": lambda: store.unpublished(older_than=timedelta(0), most=9),
-            "published": lambda: store.published(entry),
+            "published": lambda: store.published([(entry, STANDS)]),
             "outbox_size": store.outbox_size,
             "ping": store.ping,
         }
@@ -261,11 +288,11 @@ async def test_cancelled_calls_give_their_turns_back(rig: Rig, own_server: Valke
 
 async def test_a_commit_whose_answer_was_lost_is_found_by_the_repeat(rig: Rig, own_server: ValkeyServer) -> None:
     made = await rig.world.challenge()
-    letter = LetterWanted(made, made.newest)
+    letter = letter_of(made)
     with _paused(own_server), pytest.raises(StoreUnavailable):
-        await rig.world.commit(made, letters=[letter])  # it lies in the server's socket and will be carried out
+        await rig.world.commit(made, announcements=[letter])  # it lies in the server's socket and will be carried out
 
-    assert await rig.world.commit(made, letters=[letter]) is None
+    assert await rig.world.commit(made, announcements=[letter]) is None
     assert await rig.store.outbox_size() == 1
 
 
@@ -274,7 +301,7 @@ async def test_a_full_server_refuses_a_commit_whole(rig: Rig) -> None:
     await rig.redis.config_set("maxmemory", 1)
     try:
         with pytest.raises(StoreUnavailable):
-            await rig.world.commit(made, subject=subject_of(made), letters=[LetterWanted(made, made.newest)])
+            await rig.world.commit(made, subject=subject_of(made), announcements=[letter_of(made)])
     finally:
         await rig.redis.config_set("maxmemory", "512mb")
 
@@ -288,7 +315,7 @@ async def test_what_was_committed_survives_a_kill_of_the_server_within_its_sync(
         rig = Rig(server.url)
         await rig.redis.config_set("appendfsync", "always")
         made = await rig.world.challenge()
-        await rig.world.commit(made, subject=subject_of(made), letters=[LetterWanted(made, made.newest)])
+        await rig.world.commit(made, subject=subject_of(made), announcements=[letter_of(made)])
         server.kill()
         await _seconds_until_unavailable(rig.store.ping)
         server.start()

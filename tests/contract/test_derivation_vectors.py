@@ -10,12 +10,13 @@ from __future__ import annotations
 import email.policy
 import hashlib
 import json
+import math
 import re
 import shutil
 import struct
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -31,16 +32,19 @@ from services.mailer.inbound.kafka_inbox import CodeOrders
 from services.mailer.outbound.jinja_texts import JinjaTexts
 from services.mailer.rules.letter import Sender
 from services.otp.actions.verify import VerifyCode
-from services.otp.outbound.kafka_events import encode
+from services.otp.outbound.kafka_events import KafkaEncoder
+from services.otp.outbound.keyring_mint import KeyringMint
 from services.otp.outbound.sealed_parts import KeyringSealer
-from services.otp.ports import LetterWanted, Part
-from services.otp.rules.challenge import Cause, Challenge, Generation, Handle
-from services.otp.rules.handle import handle_text, parse_handle
+from services.otp.ports import Part
+from services.otp.rules.announcement import LetterWanted
+from services.otp.rules.challenge import Challenge, Handle
+from services.otp.rules.generation import Cause, Generation
+from services.otp.rules.handle import handle_text
 from services.otp.rules.policy import Policy
 from services.otp.rules.verdict import Accepted, Verdict, Wrong
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.mailer import GatewayInMemory, InMemoryLedger, RecordingEvents
-from tests.fakes.otp import PURPOSE, InMemoryChallengeStore, ring
+from tests.fakes.otp import PURPOSE, InMemoryChallengeStore, InMemoryQueue, LeavesIt, ring
 from tests.servers.require import require
 
 SECRET = bytes(32)
@@ -103,7 +107,7 @@ def _challenge(vector: Vector, sealing: Keyring) -> Challenge:
             cause=Cause.REQUESTED,
             code_kid="c1",
             made_at=NOON,
-            deadline=NOON + PURPOSE.deadline,
+            wanted_until=NOON + PURPOSE.deadline,
             life=PURPOSE.life,
             max_life=PURPOSE.max_life,
         )
@@ -114,6 +118,7 @@ def _challenge(vector: Vector, sealing: Keyring) -> Challenge:
         id=vector.challenge_id,
         version=1,
         purpose=vector.purpose,
+        subject_key="ab" * 32,
         same_wish="",
         locale="vi",
         code_length=vector.digits,
@@ -122,12 +127,16 @@ def _challenge(vector: Vector, sealing: Keyring) -> Challenge:
         made_at=NOON,
         ends_at=NOON + PURPOSE.challenge_life,
         generations=tuple(letters),
-        handles=(Handle("portal", parse_handle("portal", handle_text("", SECRET)).secret_sha256),),
+        handles=(Handle("portal", hashlib.sha256(SECRET).digest()),),
     )
 
 
 def _code_ring(vector: Vector) -> Keyring:
     return Keyring([Key("c1", vector.key, NOON - timedelta(days=1))])
+
+
+def _policy(vector: Vector) -> Policy:
+    return Policy({vector.purpose: replace(PURPOSE, name=vector.purpose)})
 
 
 class AnyId(InMemoryChallengeStore):
@@ -143,14 +152,15 @@ async def _typed_into_otp(vector: Vector, code: str) -> Verdict:
     shard = store.shard_of(made.id)
     assert shard is not None
     assert await store.commit(shard, challenge=made) == []
-    policy = Policy({vector.purpose: replace(PURPOSE, name=vector.purpose)})
-    verify = VerifyCode(store, KeyringSealer(SEALING), policy, code_keys=_code_ring(vector))
-    return await verify("portal", handle_text(vector.challenge_id, SECRET), code, store.clock())
+    code_keys = _code_ring(vector)
+    mint = KeyringMint(KeyringSealer(SEALING), code_keys, store.clock)
+    verify = VerifyCode(store, mint, LeavesIt(), InMemoryQueue(), _policy(vector), code_keys=code_keys)
+    return await verify("portal", handle_text(vector.challenge_id, SECRET), code, "", store.clock())
 
 
 async def _printed_by_the_mailer(vector: Vector) -> list[str]:
     made = _challenge(vector, SEALING)
-    record = encode(LetterWanted(made, made.newest))
+    record = KafkaEncoder(_policy(vector))(LetterWanted(made, made.newest))
     envelope = msgspec.msgpack.decode(record[b"e"], type=Envelope)
     order = CodeOrders(SEALING, ZoneInfo("Asia/Ho_Chi_Minh"))(envelope.value)
     clock = FakeClock()
@@ -202,27 +212,74 @@ def test_the_vectors_tell_every_part_of_the_derivation_apart() -> None:
     assert any(vector.code.startswith("0") for vector in VECTORS)
 
 
-CODES = 200_000
+CODES = 1_000_000
+COUNT = 6
+WIDEST = 3
 KEY = Key("c1", bytes(range(32)), NOON)
-# Upper 0.1 % points of chi-square (Wilson-Hilferty). Key and ids are fixed, so this passes always or never.
-CHI_SQUARE_LIMITS = {9: 27.9, 99: 148.3, 999: 1143.9}
+TAIL = 3.09  # standard deviations: the upper 0.1 %. Key and ids are fixed, so this passes always or never.
 
 
-def _chi_square(seen: Counter[str], cells: int) -> float:
-    expected = seen.total() / cells
+def _limit(freedom: int) -> float:
+    """Return the upper 0.1 % point of chi-square (Wilson-Hilferty)."""
+    part = 2 / (9 * freedom)
+    return freedom * (1 - part + TAIL * math.sqrt(part)) ** 3
+
+
+def _chi_square(seen: Mapping[str, int], cells: int) -> float:
+    expected = sum(seen.values()) / cells
     missing = cells - len(seen)
-    return sum((count - expected) ** 2 / expected for count in seen.values()) + missing * expected
+    return sum((count - expected) ** 2 for count in seen.values()) / expected + missing * expected
 
 
-def test_codes_are_uniform_in_every_digit_pair_and_triple() -> None:
-    context = hashlib.sha256(b"").digest()
-    codes = [
-        digits(KEY, "kip-code-v1", "confirm-email", f"c00{number:026}", "1", context, count=6)
-        for number in range(CODES)
+def _tally(seen: Mapping[str, int], start: int, width: int) -> dict[str, int]:
+    """Return how often each value stands in that many places from `start` on."""
+    tally: dict[str, int] = {}
+    for text, times in seen.items():
+        value = text[start : start + width]
+        tally[value] = tally.get(value, 0) + times
+    return tally
+
+
+def _windows(codes: Mapping[str, int]) -> Iterator[tuple[int, int, Mapping[str, int]]]:
+    """Yield width, start and tally of each digit, pair and triple; only triples are counted over all codes."""
+    triples = [_tally(codes, start, WIDEST) for start in range(COUNT - WIDEST + 1)]
+    for width in range(1, WIDEST + 1):
+        for start in range(COUNT - width + 1):
+            held = min(start, COUNT - WIDEST)
+            yield width, start, _tally(triples[held], start - held, width)
+
+
+def _biased(codes: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Return width and start of what is not uniform."""
+    return [
+        (width, start)
+        for width, start, seen in _windows(codes)
+        if _chi_square(seen, 10**width) >= _limit(10**width - 1)
     ]
 
-    for width, freedom in ((1, 9), (2, 99), (3, 999)):
-        for start in range(6 - width + 1):
-            seen = Counter(code[start : start + width] for code in codes)
-            assert _chi_square(seen, freedom + 1) < CHI_SQUARE_LIMITS[freedom], (start, width)
-    assert len(set(codes)) > CODES * 0.9  # of a million: 200 000 draws meet again in about 9 %
+
+def test_a_million_codes_are_uniform_in_every_digit_pair_and_triple_and_as_a_whole() -> None:
+    context = hashlib.sha256(b"").digest()
+    codes = Counter(
+        digits(KEY, "kip-code-v1", "confirm-email", f"c00{number:026}", "1", context, count=COUNT)
+        for number in range(CODES)
+    )
+
+    assert codes.total() == CODES
+    assert _biased(codes) == []
+    assert _chi_square(codes, 10**COUNT) < _limit(10**COUNT - 1)
+
+
+def test_the_measure_of_uniformity_finds_the_bias_of_a_plain_remainder() -> None:
+    """24 bits modulo 10^6, a usual shortcut, make the codes below 777 216 more likely than the others by 1 in 16."""
+    octets = hashlib.shake_256(b"made up").digest(3 * CODES)
+    words = (int.from_bytes(octets[at : at + 3]) for at in range(0, len(octets), 3))
+
+    codes = Counter(f"{word % 10**COUNT:06}" for word in words)
+
+    assert _biased(codes) == [(1, 0), (2, 0), (3, 0)]
+
+
+@pytest.mark.parametrize(("freedom", "tabled"), [(9, 27.88), (99, 148.23), (999, 1142.85)])
+def test_the_limit_is_the_tabled_one(freedom: int, tabled: float) -> None:
+    assert _limit(freedom) == pytest.approx(tabled, rel=0.01)

@@ -14,6 +14,7 @@ IMPORTED_BY = {
         "services.lagwatch.outbound.kafka_heads",
         "services.lagwatch.outbound.kafka_offsets",
         "services.lagwatch.outbound.kafka_queue",
+        "services.otp.outbound.kafka_queue",  # samples how far the mailer is
         "services.otp.outbound.redis_store",  # its murmur2 chooses the shard, as it chooses partitions
     },
     "faust": {  # faust-streaming: every event is consumed by it
@@ -21,8 +22,13 @@ IMPORTED_BY = {
         "services.chassis.ordered_inbox",
     },
     "aiosmtplib": {"services.mailer.outbound.smtp_gateway"},
-    "redis": {"services.mailer.outbound.redis_ledger", "services.otp.outbound.redis_store"},
+    "redis": {
+        "services.mailer.outbound.redis_ledger",
+        "services.otp.outbound.redis_changes",
+        "services.otp.outbound.redis_store",
+    },
     "prometheus_client": {
+        "services.chassis.grpc_gate",
         "services.chassis.grpc_server",
         "services.chassis.ordered_inbox",
         "services.chassis.telemetry",
@@ -34,6 +40,8 @@ IMPORTED_BY = {
         "services.otp.metrics",
     },
     "grpc": {
+        "services.chassis.grpc_gate",
+        "services.chassis.grpc_refusals",
         "services.chassis.grpc_server",
         "services.dossier.__main__",
         "services.dossier.inbound.grpc_api",

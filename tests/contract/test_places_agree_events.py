@@ -11,10 +11,15 @@ from kip.otp.v1 import otp_events_pb2
 
 from deploy.create_topics import CONSUMED, TOPICS
 from services.chassis.events import Envelope
+from services.chassis.ordered_inbox import WINDOW
 from services.dossier.inbound import kafka_inbox as dossier_inbox
 from services.lagwatch.settings import LagwatchSettings
 from services.mailer.inbound import kafka_inbox as mailer_inbox
+from services.mailer.rules.letter import Lane
 from services.otp.inbound import kafka_inbox as otp_inbox
+from services.otp.outbound.kafka_events import CODE_REQUESTED
+from services.otp.outbound.kafka_queue import MAILER_GROUP
+from services.otp.rules import outlook
 from tests.quality.source_code import ROOT, SERVICES, quoted, service_modules, table_with, texts
 
 TOPIC = re.compile(r"\b(?!kip\.)[a-z]+(?:\.[a-z-]+)+\.v\d+\b")
@@ -30,7 +35,8 @@ def topics_in(service: str, room: str = "") -> set[str]:
 
 def consumed_by_the_code() -> set[tuple[str, str]]:
     lanes = {(mailer_inbox.GROUPS[lane], topic) for lane, topic in mailer_inbox.TOPICS.items()}
-    return lanes | {(inbox.GROUP, inbox.MAIL_DELIVERY) for inbox in (otp_inbox, dossier_inbox)}
+    wishes = {(mailer_inbox.WANTED_GROUP, mailer_inbox.CODE_WANTED)}
+    return lanes | wishes | {(inbox.GROUP, inbox.MAIL_DELIVERY) for inbox in (otp_inbox, dossier_inbox)}
 
 
 def test_the_catalogue_lists_exactly_the_topics_that_are_created() -> None:
@@ -66,6 +72,21 @@ def test_lagwatch_watches_exactly_what_is_consumed() -> None:
     watched = LagwatchSettings.model_fields["queues"].default.split(",")
 
     assert {tuple(queue.split("=")) for queue in watched} == consumed_by_the_code()
+
+
+def test_otp_samples_the_queue_of_the_group_that_mails_its_codes() -> None:
+    assert mailer_inbox.GROUPS[Lane.OTP] == MAILER_GROUP
+    assert mailer_inbox.TOPICS[Lane.OTP] == CODE_REQUESTED
+
+
+def test_otp_scales_what_it_hears_by_all_partitions_of_its_delivery_events() -> None:
+    partitions = {topic.name: topic.partitions for topic in TOPICS}
+
+    assert partitions[otp_inbox.MAIL_DELIVERY] == otp_inbox.DELIVERY_PARTITIONS
+
+
+def test_a_short_queue_is_what_the_mailer_takes_in_hand_at_once() -> None:
+    assert outlook.WINDOW == WINDOW
 
 
 def test_every_message_of_the_catalogue_is_a_contract_and_is_announced_under_its_name() -> None:

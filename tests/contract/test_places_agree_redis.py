@@ -1,4 +1,7 @@
-"""Redis: every key that is built is in the table of its store, and every script says which keys it touches."""
+"""Redis: every key that is built is in the table of its store, and every script says which keys it touches.
+
+Channels are named in prose, by the store and by the README: nothing is kept in them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 from tests.quality.source_code import ROOT, parsed, quoted, service_modules, table_with
 
 PART = re.compile(r"<[^>]+>")  # what differs from key to key, such as <id>
-STORES = [file for name, file in sorted(service_modules().items()) if ".outbound.redis_" in name]
+ADAPTERS = [file for name, file in sorted(service_modules().items()) if ".outbound.redis_" in name]
 SCRIPTS = sorted((ROOT / "services").rglob("*.lua"))
 
 
@@ -20,20 +23,33 @@ def documented(store: Path) -> set[str]:
     return {PART.sub("<>", name) for row in table for name in quoted(row["key"])}
 
 
-def built(store: Path) -> set[str]:
-    """Return what the functions `…_key` return, each filled-in part as `<>`, as the table writes it."""
-    keys = set()
-    for function in parsed(store).body:
-        if isinstance(function, ast.FunctionDef) and function.name.endswith("_key"):
+def built(adapter: Path, kind: str = "key") -> set[str]:
+    """Return what the functions `…_key`, or of another kind, return, each filled-in part as `<>` as in a table."""
+    names = set()
+    for function in parsed(adapter).body:
+        if isinstance(function, ast.FunctionDef) and function.name.endswith(f"_{kind}"):
             (answer,) = [node.value for node in function.body if isinstance(node, ast.Return)]
-            assert isinstance(answer, ast.JoinedStr), f"{function.name} must build its key in one f-string"
+            assert isinstance(answer, ast.JoinedStr), f"{function.name} must build its {kind} in one f-string"
             parts = [str(part.value) if isinstance(part, ast.Constant) else "<>" for part in answer.values]
-            keys.add("".join(parts))
-    return keys
+            names.add("".join(parts))
+    return names
+
+
+STORES = [adapter for adapter in ADAPTERS if built(adapter)]
 
 
 def test_the_stores_are_found() -> None:
     assert [store.name for store in STORES] == ["redis_ledger.py", "redis_store.py"]
+    assert [adapter.name for adapter in ADAPTERS if adapter not in STORES] == ["redis_changes.py", "redis_records.py"]
+
+
+@pytest.mark.parametrize("store", STORES, ids=lambda file: file.stem)
+def test_a_channel_is_named_by_its_store_and_by_the_readme(store: Path) -> None:
+    siblings = [adapter for adapter in ADAPTERS if adapter.parent == store.parent]
+    channels = set().union(*(built(adapter, "channel") for adapter in siblings))
+
+    for document in (ast.get_docstring(parsed(store)) or "", (store.parents[1] / "README.md").read_text()):
+        assert channels <= {PART.sub("<>", name) for name in quoted(document)}
 
 
 @pytest.mark.parametrize("store", STORES, ids=lambda file: file.stem)

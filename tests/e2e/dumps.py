@@ -25,6 +25,7 @@ READERS: Mapping[bytes, Callable[[Any, bytes], object]] = {
     b"string": lambda client, key: client.get(key),
     b"hash": lambda client, key: client.hgetall(key),
     b"stream": lambda client, key: client.xrange(key),
+    b"zset": lambda client, key: client.zrange(key, 0, -1),
 }
 
 

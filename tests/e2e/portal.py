@@ -6,7 +6,7 @@ Speaks the public contract only. A channel finds a restarted service again withi
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, cast
@@ -133,9 +133,34 @@ class Portal:
         request = otp_service_pb2.RequestCodeRequest(**wish | fields)
         return self.otp.RequestCode(request, metadata=self.metadata, timeout=within_s)
 
-    def verify(self, handle: str, code: str) -> otp_service_pb2.VerifyCodeResponse:
+    def resend(self, handle: str, *, key: str = "") -> otp_service_pb2.ResendCodeResponse:
+        """Ask for another letter."""
+        request = otp_service_pb2.ResendCodeRequest(handle=handle, idempotency_key=key or uuid.uuid4().hex)
+        return self.otp.ResendCode(request, metadata=self.metadata, timeout=ANSWER_WITHIN_S)
+
+    def cancel(self, handle: str) -> None:
+        """Give a handle back."""
+        request = otp_service_pb2.CancelChallengeRequest(handle=handle)
+        self.otp.CancelChallenge(request, metadata=self.metadata, timeout=ANSWER_WITHIN_S)
+
+    def unlock(self, citizen: Citizen, *, purpose: str = "confirm-email") -> bool:
+        """End the lock of a citizen; say whether there was one."""
+        request = otp_service_pb2.UnlockSubjectRequest(purpose=purpose, subject=citizen.subject, reason="they called")
+        return self.otp.UnlockSubject(request, metadata=self.metadata, timeout=ANSWER_WITHIN_S).was_locked
+
+    def watch(self, handle: str, *, after: int = 0) -> Iterator[otp_service_pb2.Challenge]:
+        """Watch a challenge until it ends, or until the iterator is dropped."""
+        request = otp_service_pb2.WatchChallengeRequest(handle=handle, after_version=after)
+        stream = self.otp.WatchChallenge(request, metadata=self.metadata, timeout=HEARD_WITHIN_S)
+        try:
+            for news in stream:
+                yield news.challenge
+        finally:
+            stream.cancel()
+
+    def verify(self, handle: str, code: str, *, key: str = "") -> otp_service_pb2.VerifyCodeResponse:
         """Show what was typed."""
-        request = otp_service_pb2.VerifyCodeRequest(handle=handle, code=code)
+        request = otp_service_pb2.VerifyCodeRequest(handle=handle, code=code, idempotency_key=key)
         return self.otp.VerifyCode(request, metadata=self.metadata, timeout=ANSWER_WITHIN_S)
 
     def outcome(self, handle: str, code: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kip.otp.v1 import otp_service_pb2 as pb
 
 from deploy.dev.inbox.client import InboxClient
 from tests.e2e.mailbox import mail_to
 from tests.e2e.portal import Citizen, Portal
+from tests.e2e.timing import interleaved, ks_distance, ks_limit
 
 
 def test_a_decoy_walks_every_step_and_no_mail_leaves(portal: Portal, inbox: InboxClient) -> None:
@@ -43,3 +46,51 @@ def _shape(challenge: pb.Challenge) -> dict[str, object]:
         "attempts": challenge.attempts_left,
         "digits": challenge.code_length,
     }
+
+
+GUARDED = "password-reset"  # its policy says that nobody may learn who has an account
+MANY = 500
+GUESSES = 200
+BARELY = 0.3  # what one answer may add to a coin toss; reading nothing is 0.05 ms faster than reading a record
+UNKNOWN = "c00" + "0" * 26 + "." + "0" * 64
+
+
+def test_500_decoys_and_500_accounts_are_told_apart_by_nothing(portal: Portal) -> None:
+    real, unreal = [], []
+
+    took = interleaved(
+        [
+            lambda: real.append(portal.request(Citizen("lan"), purpose=GUARDED)),
+            lambda: unreal.append(portal.request(Citizen("lan"), purpose=GUARDED, decoy=True)),
+        ],
+        MANY,
+        seed=4,
+    )
+
+    assert ks_distance(*took) < ks_limit(*took)
+    for each in (*real, *unreal):
+        portal.wait_for_fate(each.handle, "HANDED_OVER")
+    steps: list[Callable[[pb.RequestCodeResponse], pb.Challenge]] = [
+        lambda asked: asked.challenge,
+        lambda asked: portal.look(asked.handle),
+        lambda asked: next(portal.watch(asked.handle)),
+    ]
+    for step in steps:  # in turns: what a look leaves behind must not part them
+        pairs = [(str(_shape(step(one))), str(_shape(step(other)))) for one, other in zip(real, unreal, strict=True)]
+        assert {one for one, _ in pairs} == {other for _, other in pairs}
+    judged = interleaved(
+        [lambda: portal.verify(real.pop().handle, "123456"), lambda: portal.verify(unreal.pop().handle, "123456")],
+        MANY,
+        seed=5,
+    )
+    assert ks_distance(*judged) < ks_limit(*judged)
+
+
+def test_an_unknown_handle_takes_as_long_as_a_wrong_code(portal: Portal) -> None:
+    handles = [portal.request(Citizen("lan"), decoy=True).handle for _ in range(GUESSES)]
+
+    took = interleaved(
+        [lambda: portal.verify(handles.pop(), "123456"), lambda: portal.verify(UNKNOWN, "123456")], GUESSES, seed=6
+    )
+
+    assert ks_distance(*took) < BARELY

@@ -62,6 +62,7 @@ def test_the_demo_shows_the_mail_accepts_its_code_once_and_ends_with_its_line(tm
     assert "To:      lan@example.vn" in told
     code, *_ = re.findall(r"Mã xác nhận của bạn: (\d{6}) ", told)
     assert re.findall(r"(\d{6})  →  (\w+)", told) == [(code, "accepted"), (code, "used")]
+    assert told.count("joined: the same letter") == 1
     assert told.count("✉  [K01-") == 2
     happened = ["asked for", "written down", "in the mailbox", "handed over", "verified"]
     assert re.findall("|".join(happened), told.partition("and when")[2].partition("Stopping")[0]) == happened

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from random import Random
+from typing import Any
 
+import grpc
 import pytest
 import redis
 from kafka import KafkaProducer
@@ -20,6 +25,9 @@ from tests.e2e.portal import Citizen, Portal, refused
 from tests.e2e.stacks import LONG_CODES, Running
 
 CITIZENS = 24
+FLOWS = 200
+HANDS = 4
+SEED = 20261127  # the flows are random, and the same each time
 DEAD_LETTERS = "otp.code-requested.v1.dead"
 
 
@@ -51,8 +59,16 @@ def known(peaceful: Running) -> Iterator[Known]:
             tell_a_code(known, portal, peaceful.inbox, spoil=number % 4)
         for _ in range(4):
             tell_a_dossier(known, portal, peaceful.inbox)
+        peaceful.inbox.set_behaviour()
+        with ThreadPoolExecutor(HANDS) as hands:
+            list(
+                hands.map(
+                    lambda number: tell_a_random_flow(known, portal, peaceful.inbox, Random(SEED + number)),
+                    range(FLOWS),
+                )
+            )
     tell_of_strangers(known, peaceful)
-    known.add("token", *peaceful.tokens)
+    known.add("token", *peaceful.tokens, peaceful.operator_token)
     for ring in (peaceful.stack.directory / "secrets").glob("*-keys.json"):
         for key in json.loads(ring.read_text())["keys"]:
             known.add("key", key["secret"])
@@ -82,6 +98,36 @@ def tell_a_code(known: Known, portal: Portal, inbox: InboxClient, *, spoil: int)
     known.add("address", citizen.email)
     known.add("context", context)
     known.add_handle(handle)
+
+
+def tell_a_random_flow(known: Known, portal: Portal, inbox: InboxClient, chance: Random) -> None:
+    """Let a citizen and a portal do what people do, in any order: press again, watch, mistype, type, give up."""
+    citizen = Citizen("hoa")
+    context = f"Việc riêng {citizen.mark}"
+    wish: dict[str, Any] = {"purpose": LONG_CODES, "context": context, "decoy": chance.random() < 0.1}
+    handles = [portal.request(citizen, **wish).handle]
+    known.add("address", citizen.email)
+    known.add("context", context)
+    steps: list[Callable[[], object]] = [
+        lambda: handles.append(portal.request(citizen, **wish).handle),
+        lambda: portal.resend(chance.choice(handles)),
+        lambda: next(portal.watch(chance.choice(handles)), None),
+        lambda: portal.verify(chance.choice(handles), str(chance.randrange(10**9, 10**10)), key=citizen.mark),
+        lambda: portal.verify(chance.choice(handles), "not a code"),
+        lambda: portal.look(chance.choice(handles)),
+        lambda: portal.cancel(chance.choice(handles)),
+        lambda: portal.unlock(citizen),
+        lambda: portal.request(citizen, key=handles[0], **wish),  # a secret where a key should be
+    ]
+    for step in chance.choices(steps, k=5):
+        with suppress(grpc.RpcError):
+            step()
+    for handle in set(handles):
+        known.add_handle(handle)
+    for mail in inbox.messages(to=citizen.email):
+        code = code_in(inbox.mail(mail.id))
+        known.add("code", code)
+        portal.outcome(handles[0], code)
 
 
 def tell_a_dossier(known: Known, portal: Portal, inbox: InboxClient) -> None:
@@ -124,7 +170,7 @@ def test_the_search_finds_what_may_be_found(peaceful: Running, known: Known) -> 
 
     unseen = [each for each in known.public_ids if not {"redis", "kafka"} <= places_of([each.encode()], haystacks)]
 
-    assert len(known.public_ids) == CITIZENS
+    assert len(known.public_ids) >= CITIZENS + FLOWS
     assert unseen == []
     assert places_of([b"serving"], haystacks) >= {"log of otp", "log of mailer"}
     assert places_of([b"otp_requests_total"], haystacks) == {"metrics of otp"}

@@ -11,30 +11,36 @@ import re
 import secrets
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from enum import Enum, auto
 
-from services.chassis.keyring import Key, Keyring, SealBroken, UnknownKey
+from services.chassis.keyring import Key, Keyring, SealBroken
 from services.otp.ports import (
     SHARDS,
+    Changes,
     Claim,
-    LetterWanted,
+    KeysUnknown,
     Loaded,
+    Notes,
     OutboxEntry,
     Part,
+    Position,
     PublishFailed,
     StoreUnavailable,
 )
-from services.otp.rules.challenge import Challenge, SealedPart
+from services.otp.rules.announcement import Announcement, LetterWanted
+from services.otp.rules.challenge import Challenge, Fresh, SealedPart
+from services.otp.rules.hotline import Hotline, OpeningHours
+from services.otp.rules.outlook import Outlook, whole_second
 from services.otp.rules.policy import AdviceKind, Policy, Purpose
-from services.otp.rules.request import Subject
+from services.otp.rules.subject import Subject
 from tests.fakes.clock import NOON, FakeClock
 
 ID_PATTERN = re.compile(r"c([0-9a-f]{2})[0-9a-f]{32}")
 CLAIM_LIFE = timedelta(hours=24)
-KEPT_AFTER_END = timedelta(hours=1)
 
 # No two durations are alike, so that a rule which takes the wrong one is found out.
 PURPOSE = Purpose(
@@ -45,12 +51,22 @@ PURPOSE = Purpose(
     challenge_life=timedelta(minutes=33),
     patience=timedelta(minutes=13),
     reserve=timedelta(seconds=70),
-    cooldown=timedelta(seconds=50),
+    prompt=timedelta(seconds=11),
+    slow=timedelta(seconds=65),
+    cooldowns=(timedelta(seconds=50), timedelta(seconds=95), timedelta(seconds=205)),
     attempts_per_handle=3,
     attempts=7,
+    code_in_subject=False,
+    enumeration_safe=False,
     spam_after=timedelta(seconds=40),
     default_locale="vi",
     alternatives=("hotline", "counter"),
+    hotline=Hotline(
+        phone="1900 0000",
+        zone=timezone(timedelta(hours=7)),
+        open=(OpeningHours(frozenset({0, 1, 2, 3, 4}), timedelta(hours=7.5), timedelta(hours=17)),),
+        text={"vi": "Thứ Hai đến thứ Sáu 7:30–17:00", "en": "Monday to Friday 7:30–17:00"},
+    ),
     advice={kind: {"vi": f"{kind} (tiếng Việt)", "en": f"{kind} (English)"} for kind in AdviceKind},
 )
 POLICY = Policy({PURPOSE.name: PURPOSE})
@@ -76,27 +92,54 @@ class _Kept:
     until: datetime
 
 
-def named(letter: LetterWanted) -> Mapping[bytes, bytes]:
-    """Encode an event as its name."""
-    return {b"e": f"{letter.challenge.id}.{letter.generation.number}".encode()}
+def named(announcement: Announcement) -> Mapping[bytes, bytes]:
+    """Encode an event as its name, such as `c00x.1`, `c00x.1 wanted` or `c00x.1 withdrawn`."""
+    name = f"{announcement.challenge.id}.{announcement.generation.number}"
+    if not isinstance(announcement, LetterWanted):
+        name += " withdrawn" if announcement.withdrawn else " wanted"
+    return {b"e": name.encode()}
+
+
+class Ears:
+    """Implements `Changes`: what a test or the store shouts is heard at once."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self._heard = asyncio.Event()
+
+    def hear(self) -> None:
+        """Hear of a change."""
+        self._heard.set()
+
+    async def next(self, within: timedelta) -> None:
+        """Implements `Changes`; the time that passes without a hint is the test's to turn."""
+        until = self._clock() + within
+        while not self._heard.is_set() and self._clock() < until:  # noqa: ASYNC110 - the clock has no event
+            await asyncio.sleep(0)
+        self._heard.clear()
 
 
 class InMemoryChallengeStore:
     """Implements `ChallengeStore` in dictionaries, under a clock that the test turns."""
 
     def __init__(
-        self, clock: FakeClock | None = None, encode: Callable[[LetterWanted], Mapping[bytes, bytes]] = named
+        self, clock: FakeClock | None = None, encode: Callable[[Announcement], Mapping[bytes, bytes]] = named
     ) -> None:
         self.clock = clock or FakeClock()
         self.calls: list[str] = []
         """Names of the methods that were called and do I/O."""
         self.is_away = False
+        self.loses_hints = False
+        """Nobody hears of a commit; a watcher has to look by itself."""
         self._encode = encode
         self._breaks: dict[str, deque[Breaks | None]] = defaultdict(deque)
         self._records: dict[tuple[int, type, str], _Kept] = {}
         self._claims: dict[str, tuple[Claim, datetime]] = {}
         self._outbox: list[tuple[datetime, OutboxEntry]] = []
         self._serial = 0
+        self._watched: dict[str, datetime] = {}
+        self._positions: dict[str, tuple[int, Position]] = {}
+        self._ears: defaultdict[str, set[Ears]] = defaultdict(set)
 
     def breaks_next(self, method: str, when: Breaks | None = Breaks.BEFORE) -> None:
         """Let the next call of a method raise `StoreUnavailable`, once; `None` lets one call pass, before the next."""
@@ -130,27 +173,67 @@ class InMemoryChallengeStore:
             now=self.clock(),
             subject=subject if isinstance(subject, Subject) else None,
             challenges={name: record for name, record in found.items() if isinstance(record, Challenge)},
+            notes={name: self._notes(record) for name, record in found.items() if isinstance(record, Challenge)},
         )
 
     async def commit(
-        self, shard: int, *, challenge: Challenge, subject: Subject | None = None, letters: Sequence[LetterWanted] = ()
+        self,
+        shard: int,
+        *,
+        challenge: Challenge | None = None,
+        subject: Subject | None = None,
+        announcements: Sequence[Announcement] = (),
     ) -> list[OutboxEntry] | None:
         """Implements `ChallengeStore`."""
         lost = await self._called("commit")
-        records: list[tuple[str, Challenge | Subject]] = [(challenge.id, challenge)]
+        records: list[tuple[str, Challenge | Subject]] = []
+        if challenge is not None:
+            records.append((challenge.id, challenge))
         if subject is not None:
             records.append((subject.key, subject))
         for name, record in records:
             stored = self._find(shard, type(record), name)
             if (stored.version if stored else 0) != record.version - 1:
                 return None
-        until = challenge.ends_at + KEPT_AFTER_END
         for name, record in records:
-            self._records[shard, type(record), name] = _Kept(record, until)
-        entries = [OutboxEntry(shard, self._next_id(), self._encode(letter)) for letter in letters]
+            self._keep(shard, name, record)
+        entries = [OutboxEntry(shard, self._next_id(), self._encode(each), _letter(each)) for each in announcements]
         self._outbox += [(self.clock(), entry) for entry in entries]
+        for ears in self._ears[challenge.id] if challenge and not self.loses_hints else ():
+            ears.hear()
         self._lose(lost)
         return entries
+
+    def _keep(self, shard: int, name: str, record: Challenge | Subject) -> None:
+        if record.version == 1:  # what was noted before stood beside nothing, or beside what is gone
+            self._watched.pop(name, None)
+            self._positions.pop(name, None)
+        if record.kept_until > self.clock():
+            self._records[shard, type(record), name] = _Kept(record, record.kept_until)
+        else:
+            self._records.pop((shard, type(record), name), None)
+
+    @contextmanager
+    def changes(self, challenge_id: str) -> Iterator[Changes]:
+        """Implements `ChallengeStore`."""
+        ears = Ears(self.clock)
+        self._ears[challenge_id].add(ears)
+        try:
+            yield ears
+        finally:
+            self._ears[challenge_id].discard(ears)
+
+    async def note_watched(self, challenge_id: str, until: datetime) -> None:
+        """Implements `ChallengeStore`."""
+        lost = await self._called("note_watched")
+        self._watched[challenge_id] = until
+        self._lose(lost)
+
+    async def find_claim(self, key: str) -> Claim | None:
+        """Implements `ChallengeStore`."""
+        self._lose(await self._called("find_claim"))
+        claim, until = self._claims.get(key, (None, self.clock()))
+        return claim if until > self.clock() else None
 
     async def claim(self, key: str, claim: Claim) -> Claim:
         """Implements `ChallengeStore`."""
@@ -174,11 +257,18 @@ class InMemoryChallengeStore:
         self._lose(await self._called("unpublished"))
         return [entry for made_at, entry in self._outbox if made_at <= self.clock() - older_than][:most]
 
-    async def published(self, entry: OutboxEntry) -> None:
+    async def published(self, entries: Sequence[tuple[OutboxEntry, Position]]) -> None:
         """Implements `ChallengeStore`."""
         lost = await self._called("published")
-        self._outbox = [(at, kept) for at, kept in self._outbox if (kept.shard, kept.id) != (entry.shard, entry.id)]
+        for entry, position in entries:
+            self._forget(entry, position)
         self._lose(lost)
+
+    def _forget(self, entry: OutboxEntry, position: Position) -> None:
+        if entry.letter:
+            challenge_id, _, number = entry.letter.partition(".")
+            self._positions[challenge_id] = (int(number), position)
+        self._outbox = [(at, kept) for at, kept in self._outbox if (kept.shard, kept.id) != (entry.shard, entry.id)]
 
     async def outbox_size(self) -> int:
         """Implements `ChallengeStore`."""
@@ -188,6 +278,10 @@ class InMemoryChallengeStore:
     def _find(self, shard: int, kind: type, name: str) -> Challenge | Subject | None:
         kept = self._records.get((shard, kind, name))
         return kept.record if kept is not None and kept.until > self.clock() else None
+
+    def _notes(self, challenge: Challenge) -> Notes:
+        number, position = self._positions.get(challenge.id, (0, None))
+        return Notes(self._watched.get(challenge.id), position if number == challenge.newest.number else None)
 
     def _next_id(self) -> str:
         self._serial += 1
@@ -208,8 +302,14 @@ class InMemoryChallengeStore:
             raise StoreUnavailable
 
 
+def _letter(announcement: Announcement) -> str:
+    if isinstance(announcement, LetterWanted):
+        return f"{announcement.challenge.id}.{announcement.generation.number}"
+    return ""
+
+
 class EventList:
-    """Implements `EventSink`: a road that remembers everything, unless it is away."""
+    """Implements `EventSink`: a road of one partition that remembers everything, unless it is away."""
 
     def __init__(self) -> None:
         self.is_away = False
@@ -220,13 +320,14 @@ class EventList:
         """Names of what was published, in order."""
         return [entry.record[b"e"].decode() for entry in self.entries]
 
-    async def publish(self, entry: OutboxEntry, *, within: timedelta) -> None:
+    async def publish(self, entry: OutboxEntry, *, within: timedelta) -> Position:
         """Implements `EventSink`."""
         assert within > timedelta(0)
         await asyncio.sleep(0)
         if self.is_away:
             raise PublishFailed("the broker is away")
         self.entries.append(entry)
+        return Position(0, len(self.entries) - 1)
 
 
 class LeavesIt:
@@ -235,35 +336,73 @@ class LeavesIt:
     def __init__(self) -> None:
         self.entries: list[OutboxEntry] = []
 
-    async def __call__(self, entries: Sequence[OutboxEntry], *, within: timedelta) -> None:
+    async def __call__(self, entries: Sequence[OutboxEntry], *, within: timedelta) -> Mapping[str, Position]:
         """Implements `Announce`."""
         assert within > timedelta(0)
         self.entries += entries
+        return {}
 
 
 class Drawer:
-    """Implements `Sealer`: puts parts away under numbers; only the number is in the seal."""
+    """Implements `Mint`: puts parts away under numbers; only the number is in the seal. References count up."""
 
-    def __init__(self, kid: str = "s1") -> None:
+    def __init__(self, kid: str = "s1", code_kid: str = "c1") -> None:
         self._kid = kid
+        self.code_kid = code_kid
+        """Names the key of the codes that are minted from now on."""
         self._parts: list[tuple[str, int, Part]] = []
         self.is_locked = False
         """The key of what was sealed is gone."""
 
-    def seal(self, challenge_id: str, generation: int, part: Part, now: datetime) -> SealedPart:
-        """Implements `Sealer`."""
-        del now
-        self._parts.append((challenge_id, generation, part))
-        return SealedPart(self._kid, nonce=len(self._parts).to_bytes(12), ciphertext=b"put away")
+    def first(self, challenge_id: str, number: int, part: Part) -> Fresh:
+        """Implements `Mint`."""
+        self._parts.append((challenge_id, number, part))
+        drawn = len(self._parts)
+        sealed = SealedPart(self._kid, nonce=drawn.to_bytes(12), ciphertext=b"put away")
+        return Fresh(f"R{drawn:04}", self.code_kid, sealed)
 
-    def open(self, challenge_id: str, generation: int, sealed: SealedPart) -> Part:
-        """Implements `Sealer`."""
+    def again(self, challenge: Challenge, number: int) -> Fresh:
+        """Implements `Mint`."""
+        return self.first(challenge.id, number, self.part(challenge))
+
+    def part(self, challenge: Challenge) -> Part:
+        """Implements `Mint`."""
+        sealed = challenge.sealed
         if self.is_locked or sealed.kid != self._kid:
-            raise UnknownKey(sealed.kid)
+            raise KeysUnknown
         place = int.from_bytes(sealed.nonce) - 1
         if sealed.ciphertext != b"put away" or not 0 <= place < len(self._parts):
             raise SealBroken("the seal does not open")
         owner, number, part = self._parts[place]
-        if (owner, number) != (challenge_id, generation):
+        if (owner, number) != (challenge.id, challenge.newest.number):
             raise SealBroken("the seal does not open")
         return part
+
+
+class InMemoryQueue:
+    """Implements `Queue`: the test says how far the mailer is in each partition, and how fast."""
+
+    def __init__(self) -> None:
+        self.committed: dict[int, int] = {}
+        self.partitions: Sequence[int] = ()
+        """More that exist: where nothing was committed, the mailer begins at the beginning."""
+        self.per_second: float | None = None
+        """Letters that leave a partition in a second; none: nobody knows, and only the next has a time."""
+        self.is_blind = False
+        """The last sample is too old to tell anything."""
+        self.heard: list[datetime] = []
+        """When letters were handed over, as told."""
+
+    def outlook(self, position: Position | None, now: datetime) -> Outlook:
+        """Implements `Queue`."""
+        there = {*self.committed, *self.partitions}
+        if position is None or position.offset < 0 or position.partition not in there or self.is_blind:
+            return Outlook()
+        place = max(0, position.offset - self.committed.get(position.partition, 0))
+        if place and self.per_second is None:
+            return Outlook(place)
+        return Outlook(place, whole_second(now + timedelta(seconds=place / (self.per_second or 1))))
+
+    def handed_over(self, at: datetime) -> None:
+        """Implements `Queue`."""
+        self.heard.append(at)

@@ -1,17 +1,33 @@
 """Follow a letter: merge what the mailer says happened. A hand-over starts the clock of the code.
 
-Safe to repeat and in any order. What is stored if the process dies: the challenge with the event, or without it and
-then the event comes again, because its record is acknowledged only after the commit.
+A letter that came too late, or was dropped while it was still wanted, is replaced in the same commit, within the budget
+of its challenge. Safe to repeat and in any order. What is stored if the process dies: the challenge with the event and
+all that follows from it, or without and then the event comes again, because its record is acknowledged only after the
+commit.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 
-from services.otp.ports import ChallengeStore, StoreUnavailable
-from services.otp.rules.challenge import Challenge, Delivery, with_delivery
-
-COMMIT_TRIES = 64
+from services.chassis.keyring import SealBroken
+from services.otp.ports import (
+    ANNOUNCE_WITHIN,
+    COMMIT_TRIES,
+    Announce,
+    ChallengeStore,
+    KeysUnknown,
+    Loaded,
+    Mint,
+    StoreUnavailable,
+)
+from services.otp.rules.announcement import announcements
+from services.otp.rules.challenge import Challenge, with_delivery
+from services.otp.rules.generation import Delivery
+from services.otp.rules.policy import Policy, Purpose
+from services.otp.rules.renewal import healed
+from services.otp.rules.view import counted_if_unseen
 
 
 class Unfollowed(Enum):
@@ -26,9 +42,12 @@ class Unfollowed(Enum):
 class FollowDelivery:
     """Verb: merge one delivery event into its challenge."""
 
-    def __init__(self, store: ChallengeStore) -> None:
-        """Write to the store."""
+    def __init__(self, store: ChallengeStore, mint: Mint, announce: Announce, policy: Policy) -> None:
+        """Write to the store; make letters with the mint."""
         self._store = store
+        self._mint = mint
+        self._announce = announce
+        self._policy = policy
 
     async def __call__(self, challenge_id: str, generation: int, delivery: Delivery) -> Challenge | Unfollowed:
         """Merge; return the challenge as it is then.
@@ -42,11 +61,26 @@ class FollowDelivery:
         for _ in range(COMMIT_TRIES):
             loaded = await self._store.load(shard, challenge_ids=[challenge_id])
             challenge = loaded.challenges.get(challenge_id)
-            if challenge is None:
+            purpose = self._policy.find(challenge.purpose) if challenge else None
+            if challenge is None or purpose is None:
                 return Unfollowed.UNKNOWN
-            changed = with_delivery(challenge, generation, delivery, loaded.now)
-            if changed is None:
+            merged = with_delivery(challenge, generation, delivery, loaded.now)
+            if merged is None:
                 return Unfollowed.NOTHING_NEW
-            if await self._store.commit(shard, challenge=changed) is not None:
+            changed = self._healed(merged, purpose, loaded) if merged.newest.number == generation else merged
+            changed = counted_if_unseen(challenge, changed, purpose)
+            told = announcements(challenge, changed, purpose, loaded.now)
+            entries = await self._store.commit(shard, challenge=changed, announcements=told)
+            if entries is not None:
+                await self._announce(entries, within=ANNOUNCE_WITHIN)
                 return changed
         raise StoreUnavailable
+
+    def _healed(self, merged: Challenge, purpose: Purpose, loaded: Loaded) -> Challenge:
+        notes = loaded.notes.get(merged.id)
+        is_watched = notes is not None and notes.watched_until is not None and notes.watched_until > loaded.now
+        try:
+            better = healed(merged, self._mint.again, purpose, loaded.now, is_watched=is_watched) or merged
+        except (KeysUnknown, SealBroken):
+            return merged  # no letter can be made here; a click may still try
+        return replace(better, version=merged.version)  # one commit with the event

@@ -4,28 +4,43 @@ What is stored if the process dies: after the claim, the ids, so that a repeat w
 challenge; after the commit, the challenge and the event in the outbox, so that the letter is sent although nobody
 answered the caller. The answer does not depend on Kafka: the outbox is the promise, and announcing it here only saves
 the sweep's delay.
+
+Index keys roll without forgetting: claims and subjects are looked for under every key of the ring, newest first, and a
+subject that is found stays where it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from services.chassis.errors import Kind, ServiceError, Words
-from services.chassis.keyring import Key, Keyring, mac
-from services.otp.ports import Announce, ChallengeStore, Claim, LetterWanted, Part, Sealer, StoreUnavailable
-from services.otp.rules.challenge import Handle, SealedPart
+from services.chassis.keyring import Key, Keyring, UnknownKey, mac, pseudonym
+from services.otp.ports import (
+    ANNOUNCE_WITHIN,
+    COMMIT_TRIES,
+    Announce,
+    ChallengeStore,
+    Claim,
+    IdempotencyKeyReused,
+    KeysUnknown,
+    Loaded,
+    Mint,
+    Notes,
+    Part,
+    Queue,
+    StoreUnavailable,
+)
+from services.otp.rules.announcement import announcements
+from services.otp.rules.challenge import Challenge, Fresh, Handle
 from services.otp.rules.handle import handle_text
 from services.otp.rules.policy import Policy, Purpose
-from services.otp.rules.request import Joined, Queued, Repeated, TooSoon, Wish, decide_request
+from services.otp.rules.request import GivenBack, Joined, Queued, Repeated, TooSoon, Wish, decide_request
+from services.otp.rules.subject import Subject, subject_parts
 from services.otp.rules.view import ChallengeView, seen_by
-
-COMMIT_TRIES = 8  # lost races in a row before we say so; more than ever seen with hundreds of writers of one subject
-ANNOUNCE_WITHIN = timedelta(milliseconds=500)  # a broker that is there answers in 10 ms; the outbox keeps what is not
-REFERENCE_CHARACTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford base32
-REFERENCE_LENGTH = 5
 
 
 class UnknownPurpose(ServiceError):
@@ -34,12 +49,12 @@ class UnknownPurpose(ServiceError):
     kind = Kind.INVALID
     reason = "UNKNOWN_PURPOSE"
 
-
-class IdempotencyKeyReused(ServiceError):
-    """The key was used with another body, or for something that ended long ago."""
-
-    kind = Kind.CONFLICT
-    reason = "IDEMPOTENCY_KEY_REUSED"
+    def __init__(self, purpose: str) -> None:
+        """Name it, in metadata only."""
+        super().__init__(
+            Words(vi="Mục đích này không được hỗ trợ.", en="No such purpose in the policy."),
+            metadata={"purpose": purpose},
+        )
 
 
 class QuotaExceeded(ServiceError):
@@ -47,6 +62,17 @@ class QuotaExceeded(ServiceError):
 
     kind = Kind.EXHAUSTED
     reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, retry_after: timedelta) -> None:
+        """Say when to come back."""
+        seconds = max(int(retry_after.total_seconds()) + 1, 1)
+        super().__init__(
+            Words(
+                vi=f"Thư đã hoặc đang được gửi. Vui lòng xem hộp thư (cả thư rác) và thử lại sau {seconds} giây.",
+                en=f"A mail is there or on its way. Look in the mailbox, also in spam; ask again in {seconds} seconds.",
+            ),
+            retry_after=retry_after,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +101,36 @@ class Issued:
     """For the metric: queued, joined, repeated."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What a request is known by, under one index key."""
+
+    claim: str
+    subject: str
+    same_wish: str
+    fingerprint: bytes
+
+
 class IssueCode:
     """Verb: issue a code, or join one that is on its way."""
 
     def __init__(
         self,
         store: ChallengeStore,
-        sealer: Sealer,
+        mint: Mint,
         announce: Announce,
+        queue: Queue,
         policy: Policy,
         *,
-        code_keys: Keyring,
         handle_keys: Keyring,
         index_keys: Keyring,
     ) -> None:
-        """Take the ports and the rings it mints with."""
+        """Take the ports and the rings it names things with."""
         self._store = store
-        self._sealer = sealer
+        self._mint = mint
         self._announce = announce
+        self._queue = queue
         self._policy = policy
-        self._code_keys = code_keys
         self._handle_keys = handle_keys
         self._index_keys = index_keys
 
@@ -104,146 +140,169 @@ class IssueCode:
         Raises:
             UnknownPurpose, IdempotencyKeyReused, QuotaExceeded: as they say.
             StoreUnavailable: nothing is known; repeat with the same key.
+            KeysUnknown: a key is not rolled out here yet; repeat with the same key.
         """
         purpose = self._policy.find(request.purpose)
         if purpose is None:
-            raise UnknownPurpose(
-                Words(vi="Mục đích này không được hỗ trợ.", en="No such purpose in the policy."),
-                metadata={"purpose": request.purpose[:64]},
-            )
-        index = self._index_keys.minting(now)
-        claim_key = mac(index, "claim", request.caller, request.idempotency_key).hex()
+            raise UnknownPurpose(request.purpose)
+        try:
+            return await self._issue(request, purpose, now)
+        except UnknownKey as error:
+            raise KeysUnknown from error
+
+    async def _issue(self, request: RequestCode, purpose: Purpose, now: datetime) -> Issued:
+        names = [_names(key, request) for key in self._index_keys.accepting(now)]
+        claim, claimed_as, is_new = await self._claimed(request, names, now)
+        resumed_until = None if is_new else claim.claimed_at + purpose.challenge_life
+        decided, loaded = await self._decide_and_commit(request, purpose, claim, names, resumed_until)
+        if decided.challenge.id != claim.challenge_id:
+            await self._store.settle_claim(claimed_as, replace(claim, challenge_id=decided.challenge.id))
+        return self._issued(request, purpose, claim, decided, loaded)
+
+    async def _claimed(self, request: RequestCode, names: list[_Names], now: datetime) -> tuple[Claim, str, bool]:
+        """Return the claim that stands, the name it stands under, and whether it was made just now."""
+        for older in names[1:]:
+            standing = await self._store.find_claim(older.claim)
+            if standing is not None:
+                _demand_same_body(standing, older)
+                return standing, older.claim, False
         minted = Claim(
-            fingerprint=mac(index, "body", *_body(request)),
+            fingerprint=names[0].fingerprint,
             challenge_id=self._store.mint_id(request.purpose, request.subject),
             handle_kid=self._handle_keys.minting(now).kid,
             claimed_at=now,
         )
-        claim = await self._store.claim(claim_key, minted)
-        if not secrets.compare_digest(claim.fingerprint, minted.fingerprint):
-            raise IdempotencyKeyReused(
-                Words(
-                    vi="Khóa idempotency đã dùng cho một yêu cầu khác.",
-                    en="This idempotency key was used with another body. Use a new key for a new request.",
-                )
-            )
-        subject_key = mac(index, "subject", request.purpose, request.subject).hex()
-        resumed_until = claim.claimed_at + purpose.challenge_life if claim != minted else None
-        decided, decided_at = await self._decide_and_commit(
-            self._wish(request, purpose, claim, index, now), subject_key, resumed_until
-        )
-        if decided.challenge.id != claim.challenge_id:
-            await self._store.settle_claim(claim_key, replace(claim, challenge_id=decided.challenge.id))
-        return self._issued(request, purpose, claim.handle_kid, decided, decided_at)
+        claim = await self._store.claim(names[0].claim, minted)
+        _demand_same_body(claim, names[0])
+        return claim, names[0].claim, claim == minted
 
     def _issued(
         self,
         request: RequestCode,
         purpose: Purpose,
-        handle_kid: str,
+        claim: Claim,
         decided: Queued | Joined | Repeated,
-        decided_at: datetime,
+        loaded: Loaded,
     ) -> Issued:
-        secret = self._secret(decided.challenge.id, request, handle_kid)
-        place = decided.challenge.handle_of(request.caller, hashlib.sha256(secret).digest())
+        challenge = decided.challenge
+        secret = self._secret(challenge.id, request, claim)
+        place = challenge.handle_of(request.caller, hashlib.sha256(secret).digest())
         if place is None:  # the rules put the handle there
             raise AssertionError("a decided request has no handle")
+        notes = loaded.notes.get(challenge.id)
+        outlook = self._queue.outlook(notes.position if notes else None, loaded.now)
         return Issued(
-            handle=handle_text(decided.challenge.id, secret),
-            challenge=seen_by(decided.challenge, place, purpose, decided_at),
-            joined=decided.challenge.handles[place].joined,
+            handle=handle_text(challenge.id, secret),
+            challenge=seen_by(challenge, place, purpose, loaded.now, outlook),
+            joined=challenge.handles[place].joined,
             outcome=type(decided).__name__.lower(),
         )
 
-    def _wish(self, request: RequestCode, purpose: Purpose, claim: Claim, index: Key, now: datetime) -> Wish:
-        same_wish = mac(index, "wish", request.caller, request.purpose, request.subject, request.email, request.context)
-
+    def _wish(self, request: RequestCode, purpose: Purpose, claim: Claim, names: _Names) -> Wish:
         def handle(challenge_id: str) -> Handle:
-            secret = self._secret(challenge_id, request, claim.handle_kid)
+            secret = self._secret(challenge_id, request, claim)
             return Handle(request.caller, hashlib.sha256(secret).digest())
 
-        def seal(challenge_id: str, generation: int) -> SealedPart:
+        def fresh(challenge_id: str, number: int) -> Fresh:
             part = Part(email=request.email, context=request.context, decoy=request.decoy)
-            return self._sealer.seal(challenge_id, generation, part, now)
+            return self._mint.first(challenge_id, number, part)
 
         return Wish(
             purpose=purpose,
             challenge_id=claim.challenge_id,
-            same_wish=same_wish.hex(),
+            same_wish=names.same_wish,
             handle=handle,
-            seal=seal,
-            reference="".join(secrets.choice(REFERENCE_CHARACTERS) for _ in range(REFERENCE_LENGTH)),
-            code_kid=self._code_keys.minting(now).kid,
+            fresh=fresh,
             locale=request.locale or purpose.default_locale,
             context_sha256=hashlib.sha256(request.context.encode()).digest(),
         )
 
-    def _secret(self, challenge_id: str, request: RequestCode, handle_kid: str) -> bytes:
-        key = self._handle_keys.named(handle_kid)
+    def _secret(self, challenge_id: str, request: RequestCode, claim: Claim) -> bytes:
+        key = self._handle_keys.named(claim.handle_kid)
         return mac(key, "kip-handle-v1", challenge_id, request.caller, request.idempotency_key)
 
     async def _decide_and_commit(
-        self, wish: Wish, subject_key: str, resumed_until: datetime | None
-    ) -> tuple[Queued | Joined | Repeated, datetime]:
-        """Return what was decided, and when by the store's clock; a standing claim is resumed until `resumed_until`."""
-        shard = self._store.shard_of(wish.challenge_id)
+        self, request: RequestCode, purpose: Purpose, claim: Claim, names: list[_Names], resumed_until: datetime | None
+    ) -> tuple[Queued | Joined | Repeated, Loaded]:
+        """Return what was decided, and over what; a standing claim is resumed until `resumed_until`."""
+        shard = self._store.shard_of(claim.challenge_id)
         if shard is None:
             raise AssertionError("a minted id carries its shard")
         for _ in range(COMMIT_TRIES):
-            loaded = await self._store.load(shard, subject_key=subject_key, challenge_ids=[wish.challenge_id])
-            latest = loaded.challenges.get(wish.challenge_id)
-            if latest is None and resumed_until is not None and loaded.now > resumed_until:
-                raise _too_old()  # the same id would make the same codes again, which were mailed and maybe used
-            if latest is None and loaded.subject is not None:
-                named = await self._store.load(shard, challenge_ids=[loaded.subject.challenge_id])
-                latest = named.challenges.get(loaded.subject.challenge_id)
-            decided = decide_request(wish, subject_key, loaded.subject, latest, loaded.now)
-            if isinstance(decided, TooSoon):
-                raise _too_soon(decided.retry_after)
-            if isinstance(decided, Repeated) or await self._committed(shard, decided):
-                return decided, loaded.now
+            found_as, loaded = await self._subject(shard, names, claim.challenge_id)
+            subject = loaded.subject or Subject(found_as.subject, version=0)
+            mine = loaded.challenges.get(claim.challenge_id)
+            if mine is None and resumed_until is not None and loaded.now > resumed_until:
+                # The same id would make the same codes again, which were mailed and maybe used.
+                raise IdempotencyKeyReused(is_over=True)
+            if mine is None and subject.wishes:
+                loaded = await self._related(shard, subject, found_as)
+            same = mine or loaded.challenges.get(subject.challenge_of(found_as.same_wish) or "")
+            latest = loaded.challenges.get(subject.latest_id or "")
+            wish = self._wish(request, purpose, claim, found_as)
+            decided = _granted(decide_request(wish, subject, same, latest, loaded.now))
+            if isinstance(decided, Repeated):
+                return decided, loaded
+            positions = await self._committed(shard, decided, same, purpose, loaded.now)
+            if positions is not None:
+                return decided, replace(loaded, notes={**loaded.notes, **positions})
         raise StoreUnavailable
 
-    async def _committed(self, shard: int, decided: Queued | Joined) -> bool:
-        """Write the decision; `False` when somebody else was faster."""
-        if isinstance(decided, Joined):
-            return await self._store.commit(shard, challenge=decided.challenge) is not None
-        letter = LetterWanted(decided.challenge, decided.challenge.newest)
+    async def _subject(self, shard: int, names: list[_Names], challenge_id: str) -> tuple[_Names, Loaded]:
+        """Load the subject under the newest key that knows it, else say that the minting key does not."""
+        first, *older = names
+        loaded = await self._store.load(shard, subject_key=first.subject, challenge_ids=[challenge_id])
+        if loaded.subject is None:
+            for each in older:
+                found = await self._store.load(shard, subject_key=each.subject, challenge_ids=[challenge_id])
+                if found.subject is not None:
+                    return each, found
+        return first, loaded
+
+    async def _related(self, shard: int, subject: Subject, names: _Names) -> Loaded:
+        ids = {subject.challenge_of(names.same_wish), subject.latest_id} - {None}
+        return await self._store.load(shard, challenge_ids=sorted(str(each) for each in ids))
+
+    async def _committed(
+        self, shard: int, decided: Queued | Joined, same: Challenge | None, purpose: Purpose, now: datetime
+    ) -> Mapping[str, Notes] | None:
+        """Write the decision and return what is known of a new letter; `None` when somebody else was faster."""
+        challenge = decided.challenge
+        before = same if same is not None and same.id == challenge.id else None
         entries = await self._store.commit(
-            shard, challenge=decided.challenge, subject=decided.subject, letters=[letter]
+            shard,
+            challenge=challenge,
+            subject=decided.subject if isinstance(decided, Queued) else None,
+            announcements=announcements(before, challenge, purpose, now),
         )
         if entries is None:
-            return False
-        await self._announce(entries, within=ANNOUNCE_WITHIN)
-        return True
+            return None
+        positions = await self._announce(entries, within=ANNOUNCE_WITHIN)
+        if isinstance(decided, Joined):
+            return {}
+        return {challenge.id: Notes(position=positions.get(f"{challenge.id}.{challenge.newest.number}"))}
 
 
-def _body(request: RequestCode) -> list[str]:
-    return [
-        request.purpose,
-        request.subject,
-        request.email,
-        request.locale,
-        request.context,
-        "decoy" if request.decoy else "",
-    ]
+def _granted(decided: Queued | Joined | Repeated | GivenBack | TooSoon) -> Queued | Joined | Repeated:
+    if isinstance(decided, TooSoon):
+        raise QuotaExceeded(decided.retry_after)
+    if isinstance(decided, GivenBack):
+        raise IdempotencyKeyReused(is_over=True)
+    return decided
 
 
-def _too_old() -> IdempotencyKeyReused:
-    return IdempotencyKeyReused(
-        Words(
-            vi="Yêu cầu của khóa idempotency này đã kết thúc từ lâu.",
-            en="What this idempotency key asked for ended long ago. Use a new key to ask for a new code.",
-        )
-    )
-
-
-def _too_soon(retry_after: timedelta) -> QuotaExceeded:
-    seconds = max(int(retry_after.total_seconds()) + 1, 1)
-    return QuotaExceeded(
-        Words(
-            vi=f"Thư đã hoặc đang được gửi. Vui lòng xem hộp thư (cả thư rác) và thử lại sau {seconds} giây.",
-            en=f"A mail is there or on its way. Look in the mailbox, also in spam; ask again in {seconds} seconds.",
+def _names(key: Key, request: RequestCode) -> _Names:
+    body = (request.purpose, request.subject, request.email, request.locale, request.context)
+    return _Names(
+        claim=pseudonym(key, "claim", request.caller, request.idempotency_key),
+        subject=pseudonym(key, *subject_parts(request.purpose, request.subject)),
+        same_wish=pseudonym(
+            key, "wish", request.caller, request.purpose, request.subject, request.email, request.context
         ),
-        retry_after=retry_after,
+        fingerprint=mac(key, "body", *body, "decoy" if request.decoy else ""),
     )
+
+
+def _demand_same_body(claim: Claim, names: _Names) -> None:
+    if not secrets.compare_digest(claim.fingerprint, names.fingerprint):
+        raise IdempotencyKeyReused

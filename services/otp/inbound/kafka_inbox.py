@@ -11,18 +11,21 @@ from kip.mailer.v1 import mail_events_pb2
 from services.chassis.ordered_inbox import Poison, Record
 from services.otp.actions.follow import FollowDelivery, Unfollowed
 from services.otp.metrics import OtpMetrics
-from services.otp.rules.challenge import Delivery, Fate
+from services.otp.ports import Queue
+from services.otp.rules.generation import Delivery, Fate
 
 MAIL_DELIVERY = "mail.delivery.otp.v1"
+DELIVERY_PARTITIONS = 6
 GROUP = "otp"
 
 
 class DeliveryInbox:
     """Decodes delivery events and follows them."""
 
-    def __init__(self, follow: FollowDelivery, metrics: OtpMetrics) -> None:
-        """Hand each event to `follow`."""
+    def __init__(self, follow: FollowDelivery, queue: Queue, metrics: OtpMetrics) -> None:
+        """Hand each event to `follow`, and each hand-over to the `queue`."""
         self._follow = follow
+        self._queue = queue
         self._metrics = metrics
 
     async def __call__(self, record: Record) -> None:
@@ -41,8 +44,10 @@ class DeliveryInbox:
             self._metrics.deliveries.labels("unknown").inc()
         elif not isinstance(merged, Unfollowed):
             self._metrics.deliveries.labels(delivery.fate.value).inc()
-            if delivery.fate is Fate.HANDED_OVER and merged.newest.number == event.generation:
-                wait = (merged.newest.handed_over_at or delivery.at) - merged.newest.made_at
+            if delivery.fate is Fate.HANDED_OVER:
+                self._queue.handed_over(delivery.at)
+                letter = next(each for each in merged.generations if each.number == event.generation)
+                wait = (letter.handed_over_at or delivery.at) - letter.made_at
                 self._metrics.hand_over_wait.observe(wait.total_seconds())
 
 
@@ -52,6 +57,8 @@ def _delivery(event: mail_events_pb2.MailDelivery) -> Delivery:
         case "handed_over":
             began = event.handed_over.body_started_at
             return Delivery(Fate.HANDED_OVER, at, body_started_at=_instant(began) if began.seconds else None)
+        case "refused":
+            return Delivery(Fate.REFUSED, at, exposed=event.refused.exposed)
         case "dropped":
             return Delivery(Fate.DROPPED, at, exposed=event.dropped.exposed)
         case None:

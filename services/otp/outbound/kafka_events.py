@@ -1,4 +1,7 @@
-"""The road to the mailer, `otp.code-requested.v1`: no code, no clear address, only what re-makes and opens them.
+"""The roads to the mailer: no code, no clear address, only what re-makes and opens them.
+
+`otp.code-requested.v1` queues a letter; `otp.code-wanted.v1`, which the mailer reads beside it, overtakes the backlog
+and says that a letter is wanted for longer, or no more.
 
 An event is encoded when it is committed, so what waits in the outbox is byte for byte what will be published, whoever
 publishes it.
@@ -15,13 +18,33 @@ from kip.otp.v1 import otp_events_pb2
 
 from services.chassis.events import Envelope, current_trace
 from services.chassis.kafka_producer import BrokerAway, Producer
-from services.otp.ports import LetterWanted, OutboxEntry, PublishFailed
+from services.otp.ports import OutboxEntry, Position, PublishFailed
+from services.otp.rules.announcement import Announcement, LetterWanted, WishChanged
+from services.otp.rules.generation import Cause
+from services.otp.rules.policy import Policy
 
 CODE_REQUESTED = "otp.code-requested.v1"
+CODE_WANTED = "otp.code-wanted.v1"
 
 
-def encode(letter: LetterWanted) -> Mapping[bytes, bytes]:
-    """Return the fields of an outbox entry: one, a packed envelope."""
+class KafkaEncoder:
+    """Turns announcements into the fields of an outbox entry: one, a packed envelope."""
+
+    def __init__(self, policy: Policy) -> None:
+        """Take what the policy says of letters."""
+        self._policy = policy
+
+    def __call__(self, announcement: Announcement) -> Mapping[bytes, bytes]:
+        """Encode."""
+        if isinstance(announcement, LetterWanted):
+            purpose = self._policy.find(announcement.challenge.purpose)
+            envelope = _letter(announcement, code_in_subject=purpose is not None and purpose.code_in_subject)
+        else:
+            envelope = _wish(announcement)
+        return {b"e": msgspec.msgpack.encode(envelope)}
+
+
+def _letter(letter: LetterWanted, *, code_in_subject: bool) -> Envelope:
     challenge, generation = letter.challenge, letter.generation
     event = otp_events_pb2.CodeRequested(
         challenge_id=challenge.id,
@@ -36,12 +59,14 @@ def encode(letter: LetterWanted) -> Mapping[bytes, bytes]:
         max_life_s=int(generation.max_life.total_seconds()),
         challenge_ends_at=_timestamp(challenge.ends_at),
         asked_at=_timestamp(generation.made_at),
-        deadline=_timestamp(generation.deadline),
+        deadline=_timestamp(generation.wanted_until),
+        replaces=_replaced(letter),
+        code_in_subject=code_in_subject,
         sealed=otp_events_pb2.Sealed(
             kid=challenge.sealed.kid, nonce=challenge.sealed.nonce, ciphertext=challenge.sealed.ciphertext
         ),
     )
-    envelope = Envelope(
+    return Envelope(
         topic=CODE_REQUESTED,
         key=challenge.id.encode(),
         value=event.SerializeToString(),
@@ -49,11 +74,39 @@ def encode(letter: LetterWanted) -> Mapping[bytes, bytes]:
         source="otp",
         subject=challenge.id,
         time=generation.made_at,
-        expires=generation.deadline,
+        expires=generation.wanted_until,
         id=f"{challenge.id}.{generation.number}",
         trace=current_trace(),
     )
-    return {b"e": msgspec.msgpack.encode(envelope)}
+
+
+def _replaced(letter: LetterWanted) -> list[str]:
+    """Return the references of the letters that this one was made for by itself, because they were late."""
+    if letter.generation.cause is not Cause.REISSUED:
+        return []
+    return [each.reference for each in letter.challenge.generations if each.number < letter.generation.number]
+
+
+def _wish(wish: WishChanged) -> Envelope:
+    challenge, generation = wish.challenge, wish.generation
+    event = otp_events_pb2.CodeWanted(
+        challenge_id=challenge.id,
+        generation=generation.number,
+        wanted_until=_timestamp(generation.wanted_until),
+        withdrawn=wish.withdrawn,
+    )
+    return Envelope(
+        topic=CODE_WANTED,
+        key=challenge.id.encode(),
+        value=event.SerializeToString(),
+        type="kip.otp.v1.CodeWanted",
+        source="otp",
+        subject=challenge.id,
+        time=wish.at,
+        expires=generation.wanted_until,
+        id=f"{challenge.id}.{generation.number}.wanted.{challenge.version}",
+        trace=current_trace(),
+    )
 
 
 class KafkaEvents:
@@ -63,13 +116,14 @@ class KafkaEvents:
         """Publish through the process's producer."""
         self._producer = producer
 
-    async def publish(self, entry: OutboxEntry, *, within: timedelta) -> None:
+    async def publish(self, entry: OutboxEntry, *, within: timedelta) -> Position:
         """Implements `EventSink`."""
         envelope = msgspec.msgpack.decode(entry.record[b"e"], type=Envelope)
         try:
-            await self._producer.publish(envelope, within=within)
+            stands = await self._producer.publish(envelope, within=within)
         except BrokerAway as error:
             raise PublishFailed(str(error)) from error
+        return Position(stands.partition, stands.offset)
 
 
 def _timestamp(instant: datetime) -> Timestamp:

@@ -2,15 +2,15 @@
 
 | key | type | what | ends | written by |
 |---|---|---|---|---|
-| `otp:{s<nn>}:challenge:<id>` | hash v, d | a `Challenge` | an hour after its end | commit |
-| `otp:{s<nn>}:subject:<hmac>` | hash v, d | a `Subject` | with its challenge | commit |
+| `otp:{s<nn>}:challenge:<id>` | string | a `Challenge`, its `Notes` | an hour after its end | commit, note |
+| `otp:{s<nn>}:subject:<hmac>` | string | a `Subject` | with its challenges, or its failures | commit |
 | `otp:{s<nn>}:outbox` | stream | events not yet published | when published | commit, published |
 | `otp:{claim:<hmac>}` | string | a `Claim` | after 24 h | claim |
 
-`v` is the version, `d` MessagePack of the dataclass. Keys hold HMACs, values hold sealed parts: a dump yields no
-address and no code.
-Scripts: `scripts/load.lua` reads, `scripts/commit.lua` writes; neither knows a rule. The client's own retries are off:
-a call answers within the socket timeout or raises, and the caller's key makes its repeat safe.
+How a record lies in its string: `redis_records`. Keys hold HMACs, values hold sealed parts: a dump yields no address
+and no code. Hints of changes go over the sharded channel `otp:{s<nn>}:changed` and hold a challenge id.
+Scripts: `scripts/load.lua` reads, `scripts/commit.lua` and `scripts/note.lua` write; none knows a rule. The client's
+own retries are off: a call answers within a second or raises, and the caller's key makes its repeat safe.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import perf_counter
@@ -33,9 +33,21 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.otp.metrics import OtpMetrics
-from services.otp.ports import SHARDS, Claim, LetterWanted, Loaded, OutboxEntry, StoreUnavailable
+from services.otp.outbound.redis_changes import RedisChanges, hint_channel
+from services.otp.outbound.redis_records import (
+    POSITION_AT,
+    WATCHED_AT,
+    notes_of,
+    packed_data,
+    packed_position,
+    packed_version,
+    packed_watch,
+    unpacked,
+)
+from services.otp.ports import SHARDS, Changes, Claim, Loaded, OutboxEntry, Position, StoreUnavailable
+from services.otp.rules.announcement import Announcement, LetterWanted
 from services.otp.rules.challenge import Challenge
-from services.otp.rules.request import Subject
+from services.otp.rules.subject import Subject
 
 T = TypeVar("T")
 
@@ -44,17 +56,17 @@ CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_PATTERN = re.compile(r"c([0-9a-f]{2})[0-9a-hjkmnp-tv-z]{26}")  # c, shard, 26 Crockford characters ≥ 128 bits
 ID_CHARACTERS = 26
 CLAIM_LIFE = timedelta(hours=24)
-KEPT_AFTER_END = timedelta(hours=1)  # so that a code typed long after is told "too late", not "never heard of it"
+LETTER_FIELD = b"l"  # of an outbox entry: which letter it queues; the other fields are the event
 SOCKET_TIMEOUT_S = 1.0
 CALLS_AT_ONCE = 32  # each holds a connection; a crowd beyond waits its turn for milliseconds and is not turned away
-TURN_WITHIN = timedelta(seconds=1)
+WITHIN = timedelta(seconds=1)
 
 
 def redis_client(url: str) -> Redis:
     """Return a client that fails within a second and never repeats by itself."""
     return Redis.from_url(
         url,
-        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_timeout=None,  # a call as a whole is bounded instead, by one timer
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
     )
@@ -86,10 +98,11 @@ class RedisChallengeStore:
     def __init__(
         self,
         redis: Redis,
-        encode: Callable[[LetterWanted], Mapping[bytes, bytes]],
+        encode: Callable[[Announcement], Mapping[bytes, bytes]],
         metrics: OtpMetrics,
         *,
-        turn_within: timedelta = TURN_WITHIN,
+        changes: RedisChanges | None = None,
+        within: timedelta = WITHIN,
     ) -> None:
         """Use a client made by `redis_client`.
 
@@ -97,20 +110,23 @@ class RedisChallengeStore:
             redis: the client.
             encode: turns an event into the fields of an outbox entry.
             metrics: gets times and errors.
-            turn_within: how long a call waits for its turn before the store counts as unavailable.
+            changes: where hints are heard; without it watchers look again by themselves.
+            within: how long a call may take, its turn included, before the store counts as unavailable.
         """
         self._redis = redis
         self._encode = encode
         self._metrics = metrics
         self._room = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._turn_within = turn_within
+        self._within = within
+        self._changes = changes or RedisChanges(redis)
         self._load = redis.register_script((SCRIPTS / "load.lua").read_text())
+        self._note = redis.register_script((SCRIPTS / "note.lua").read_text())
         self._commit = redis.register_script((SCRIPTS / "commit.lua").read_text())
 
     def mint_id(self, purpose: str, subject: str) -> str:
         """Implements `ChallengeStore`."""
         shard = (murmur2(f"{purpose}\0{subject}".encode()) & 0x7FFFFFFF) % SHARDS
-        return f"c{shard:02x}" + "".join(secrets.choice(CROCKFORD) for _ in range(ID_CHARACTERS))
+        return f"c{shard:02x}" + "".join(CROCKFORD[octet & 31] for octet in secrets.token_bytes(ID_CHARACTERS))
 
     def shard_of(self, challenge_id: str) -> int | None:
         """Implements `ChallengeStore`."""
@@ -119,41 +135,61 @@ class RedisChallengeStore:
 
     async def load(self, shard: int, *, subject_key: str | None = None, challenge_ids: Sequence[str] = ()) -> Loaded:
         """Implements `ChallengeStore`."""
-        keys = [_subject_key(shard, subject_key)] if subject_key is not None else []
-        keys += [challenge_key(shard, challenge_id) for challenge_id in challenge_ids]
+        keys = [challenge_key(shard, challenge_id) for challenge_id in challenge_ids]
+        if subject_key is not None:
+            keys.append(_subject_key(shard, subject_key))
         async with self._call("load"):
-            seconds, micros, *records = await self._load(keys=keys)
-        data = [bytes(d) if d else None for d in records[1::2]]
-        subject = msgspec.msgpack.decode(data[0], type=Subject) if subject_key is not None and data[0] else None
-        found = data[1:] if subject_key is not None else data
+            seconds, micros, *stored = await self._load(keys=keys)
+        known = {name: record for name, record in zip(challenge_ids, stored, strict=False) if record}
+        challenges = {name: unpacked(record, Challenge) for name, record in known.items()}
+        has_subject = subject_key is not None and stored[-1]
         return Loaded(
             now=datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros)),
-            subject=subject,
-            challenges={
-                challenge_id: msgspec.msgpack.decode(packed, type=Challenge)
-                for challenge_id, packed in zip(challenge_ids, found, strict=True)
-                if packed
-            },
+            subject=unpacked(stored[-1], Subject) if has_subject else None,
+            challenges=challenges,
+            notes={name: notes_of(known[name], each.newest.number) for name, each in challenges.items()},
         )
 
     async def commit(
-        self, shard: int, *, challenge: Challenge, subject: Subject | None = None, letters: Sequence[LetterWanted] = ()
+        self,
+        shard: int,
+        *,
+        challenge: Challenge | None = None,
+        subject: Subject | None = None,
+        announcements: Sequence[Announcement] = (),
     ) -> list[OutboxEntry] | None:
         """Implements `ChallengeStore`."""
-        expires = _unix_ms(challenge.ends_at + KEPT_AFTER_END)
-        keys = [outbox_key(shard), challenge_key(shard, challenge.id)]
-        arguments: list[Any] = [challenge.version, msgspec.msgpack.encode(challenge), expires]
+        keys = [outbox_key(shard)]
+        arguments: list[Any] = [challenge.id if challenge else "", hint_channel(shard)]
+        if challenge is not None:
+            keys.append(challenge_key(shard, challenge.id))
+            arguments += _written(challenge)
         if subject is not None:
             keys.append(_subject_key(shard, subject.key))
-            arguments += [subject.version, msgspec.msgpack.encode(subject), expires]
-        entries = [self._encode(letter) for letter in letters]
-        for entry in entries:
-            arguments += [2 * len(entry), *(part for pair in entry.items() for part in pair)]
+            arguments += _written(subject)
+        entries = [(self._encode(each), _letter(each)) for each in announcements]
+        for record, letter in entries:
+            fields = {**record, LETTER_FIELD: letter.encode()}
+            arguments += [2 * len(fields), *(part for pair in fields.items() for part in pair)]
         async with self._call("commit"):
             ids = await self._commit(keys=keys, args=arguments)
         if ids is None:
             return None
-        return [OutboxEntry(shard, id_.decode(), entry) for id_, entry in zip(ids, entries, strict=True)]
+        for announcement in announcements:
+            if isinstance(announcement, LetterWanted):
+                self._metrics.letters.labels(announcement.generation.cause.value).inc()
+        return [OutboxEntry(shard, at.decode(), *entry) for at, entry in zip(ids, entries, strict=True)]
+
+    def changes(self, challenge_id: str) -> AbstractContextManager[Changes]:
+        """Implements `ChallengeStore`."""
+        return self._changes.of(challenge_id, self.shard_of(challenge_id))
+
+    async def note_watched(self, challenge_id: str, until: datetime) -> None:
+        """Implements `ChallengeStore`."""
+        shard = self.shard_of(challenge_id)
+        if shard is not None:
+            async with self._call("note"):
+                await self._note(keys=[challenge_key(shard, challenge_id)], args=[WATCHED_AT, packed_watch(until)])
 
     async def claim(self, key: str, claim: Claim) -> Claim:
         """Implements `ChallengeStore`."""
@@ -162,6 +198,12 @@ class RedisChallengeStore:
                 claim_key(key), msgspec.msgpack.encode(claim), nx=True, px=CLAIM_LIFE, get=True
             )
         return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else claim
+
+    async def find_claim(self, key: str) -> Claim | None:
+        """Implements `ChallengeStore`."""
+        async with self._call("claim"):
+            standing = await self._redis.get(claim_key(key))
+        return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else None
 
     async def settle_claim(self, key: str, claim: Claim) -> None:
         """Implements `ChallengeStore`."""
@@ -177,15 +219,21 @@ class RedisChallengeStore:
             for shard in range(SHARDS):
                 pipeline.xrange(outbox_key(shard), "-", str(last), count=most)
             shards = await pipeline.execute()
-        found = [
-            OutboxEntry(shard, id_.decode(), record) for shard, entries in enumerate(shards) for id_, record in entries
-        ]
+        found = [_entry(shard, *entry) for shard, entries in enumerate(shards) for entry in entries]
         return sorted(found, key=lambda entry: _age_order(entry.id))[:most]
 
-    async def published(self, entry: OutboxEntry) -> None:
+    async def published(self, entries: Sequence[tuple[OutboxEntry, Position]]) -> None:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
-            await self._redis.xdel(outbox_key(entry.shard), entry.id)
+        async with self._call("published"):
+            pipeline = self._redis.pipeline(transaction=False)
+            for entry, position in entries:
+                pipeline.xdel(outbox_key(entry.shard), entry.id)
+                if entry.letter:
+                    challenge_id, _, number = entry.letter.partition(".")
+                    key = challenge_key(entry.shard, challenge_id)
+                    note = packed_position(int(number), position)
+                    await self._note(keys=[key], args=[POSITION_AT, note], client=pipeline)
+            await pipeline.execute()
 
     async def outbox_size(self) -> int:
         """Implements `ChallengeStore`."""
@@ -204,12 +252,8 @@ class RedisChallengeStore:
     async def _call(self, command_class: str) -> AsyncIterator[None]:
         started = perf_counter()
         try:
-            async with asyncio.timeout(self._turn_within.total_seconds()):
-                await self._room.acquire()
-            try:
+            async with asyncio.timeout(self._within.total_seconds()), self._room:
                 yield
-            finally:
-                self._room.release()
         except (RedisError, OSError, TimeoutError) as error:
             self._metrics.redis_errors.inc()
             raise StoreUnavailable from error
@@ -220,10 +264,27 @@ class RedisChallengeStore:
 _subject_key = subject_key  # the methods have an argument of that name
 
 
+def _letter(announcement: Announcement) -> str:
+    if isinstance(announcement, LetterWanted):
+        return f"{announcement.challenge.id}.{announcement.generation.number}"
+    return ""
+
+
+def _entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> OutboxEntry:
+    record = dict(fields)
+    letter = record.pop(LETTER_FIELD, b"")
+    return OutboxEntry(shard, entry_id.decode(), record, letter.decode())
+
+
+def _written(record: Challenge | Subject) -> list[bytes | int]:
+    return [
+        packed_version(record.version - 1),
+        packed_version(record.version),
+        packed_data(record),
+        max(int(record.kept_until.timestamp() * 1000), 1),  # an end that lies behind ends the record at once
+    ]
+
+
 def _age_order(entry_id: str) -> tuple[int, int]:
     milliseconds, _, serial = entry_id.partition("-")
     return int(milliseconds), int(serial)
-
-
-def _unix_ms(instant: datetime) -> int:
-    return int(instant.timestamp() * 1000)

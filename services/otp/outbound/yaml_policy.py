@@ -1,116 +1,101 @@
-"""The policy, read from YAML and checked: every problem at once, in the words of the file."""
+"""The policy, read from YAML and checked: every problem at once, each with its line and in the words of the file."""
 
 from __future__ import annotations
 
-import re
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import ValidationError
 
-from services.otp.rules.policy import AdviceKind, Policy, Purpose
-
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)")
-UNITS = {
-    "ms": timedelta(milliseconds=1),
-    "s": timedelta(seconds=1),
-    "min": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-}
-NOTHING = timedelta(0)
-LONGEST_LIFE = timedelta(minutes=10)  # NIST SP 800-63B §5.1.3.2, OWASP ASVS 6.5.5
+from services.otp.outbound.yaml_entries import HotlineEntry, PolicyFile
+from services.otp.outbound.yaml_lines import NotYaml, Problem, YamlDocument
+from services.otp.rules.hotline import Hotline
+from services.otp.rules.policy import Policy, Purpose
+from services.otp.rules.standards import NEVER_IN_SUBJECT
 
 
 class PolicyWrongError(ValueError):
     """The policy file cannot be used; the text lists every problem."""
 
 
-def _duration(value: object) -> timedelta:
-    match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("must be a number with s, min or h, such as `5 min`")
-    return float(match.group(1)) * UNITS[match.group(2)]
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
-Text = Annotated[str, Field(min_length=1, max_length=500)]
-
-
-class _PurposeEntry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    digits: Annotated[int, Field(ge=6, le=10)]
-    patience: Duration
-    reserve: Duration
-    life: Duration
-    max_life: Annotated[Duration, Field(le=LONGEST_LIFE)]
-    challenge_life: Duration
-    cooldown: Duration
-    attempts_per_handle: Annotated[int, Field(ge=1, le=10)]
-    attempts: Annotated[int, Field(ge=1, le=100)]
-    spam_after: Duration
-    default_locale: Annotated[str, Field(pattern="^(vi|en)$")]
-    alternatives: tuple[Text, ...]
-    advice: dict[AdviceKind, dict[str, Text]]
-
-    # What fields owe each other is checked per field, against those above it that are right in themselves, so that one
-    # wrong field hides no other problem.
-
-    @field_validator("reserve")
-    @classmethod
-    def _leaves_time(cls, reserve: timedelta, above: ValidationInfo) -> timedelta:
-        if reserve >= above.data.get("patience", timedelta.max):
-            raise ValueError("must be shorter than patience: the difference is what the queue may use")
-        return reserve
-
-    @field_validator("max_life")
-    @classmethod
-    def _holds_life(cls, max_life: timedelta, above: ValidationInfo) -> timedelta:
-        if max_life < above.data.get("life", NOTHING):
-            raise ValueError("must not be shorter than life")
-        return max_life
-
-    @field_validator("challenge_life")
-    @classmethod
-    def _holds_the_last_code(cls, challenge_life: timedelta, above: ValidationInfo) -> timedelta:
-        if challenge_life < above.data.get("patience", NOTHING) + above.data.get("life", NOTHING):
-            raise ValueError("must hold patience + life, else the last code dies with the challenge")
-        return challenge_life
-
-    @field_validator("advice")
-    @classmethod
-    def _speaks(cls, advice: dict[AdviceKind, dict[str, str]]) -> dict[AdviceKind, dict[str, str]]:
-        lacking = [kind for kind in AdviceKind if set(advice.get(kind, {})) != {"vi", "en"}]
-        if lacking:
-            raise ValueError(f"needs vi and en for: {', '.join(lacking)}")
-        return advice
-
-
-class _PolicyFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    purposes: Annotated[
-        dict[Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,31}$")], _PurposeEntry], Field(min_length=1)
-    ]
-
-
 def read_policy(path: Path) -> Policy:
     """Read and check the policy.
 
     Raises:
-        PolicyWrongError: lists every problem of the file.
+        PolicyWrongError: lists every problem of the file, by line.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        octets = path.read_bytes()
     except OSError as error:
         raise PolicyWrongError(f"{path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise PolicyWrongError(f"{path} is not YAML: {error}") from error
     try:
-        entries = _PolicyFile.model_validate(content).purposes
+        document = YamlDocument(_decoded(octets))
+    except NotYaml as error:
+        raise _wrong(path, [error.problem]) from error
+    found = [*document.twice, *_across(document)]
+    try:
+        file = PolicyFile.model_validate(document.content)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise PolicyWrongError("\n  ".join([f"{path} is wrong:", *problems])) from error
-    return Policy({name: Purpose(name=name, **dict(entry)) for name, entry in entries.items()})
+        raise _wrong(path, [*found, *_told(document, error)]) from error
+    if found:
+        raise _wrong(path, found)
+    return _policy(file)
+
+
+def _decoded(octets: bytes) -> str:
+    try:
+        return octets.decode()
+    except UnicodeDecodeError as error:
+        raise NotYaml(octets.count(b"\n", 0, error.start) + 1, "text must be UTF-8") from error
+
+
+def _across(document: YamlDocument) -> Iterator[Problem]:
+    """Yield what entries owe each other; looks at what is there, whether or not the rest is right."""
+    content = _mapping(document.content)
+    for name, entry in _mapping(content.get("purposes")).items():
+        for field, table in (("advice", "advice"), ("hotline", "hotlines")):
+            wanted, known = _mapping(entry).get(field), _mapping(content.get(table))
+            if isinstance(wanted, str) and wanted not in known:
+                words = f"no `{wanted}` in {table} of this file; there is {', '.join(map(str, known)) or 'none'}"
+                yield _problem(document, ("purposes", name, field), words)
+        if name in NEVER_IN_SUBJECT and _mapping(entry).get("code_in_subject") is True:
+            words = f"a code of {name} never stands in a subject, where a locked phone shows it; no reason lifts this"
+            yield _problem(document, ("purposes", name, "code_in_subject"), words)
+
+
+def _mapping(value: object) -> Mapping[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _told(document: YamlDocument, error: ValidationError) -> Iterator[Problem]:
+    for told in error.errors(include_url=False):
+        path = tuple(step for step in told["loc"] if step != "[key]")
+        yield _problem(document, path, told["msg"].removeprefix("Value error, "))
+
+
+def _problem(document: YamlDocument, path: tuple[object, ...], words: str) -> Problem:
+    return Problem(document.line_of(path), f"{'.'.join(map(str, path)) or 'file'}: {words}")
+
+
+def _wrong(path: Path, problems: list[Problem]) -> PolicyWrongError:
+    lines = [f"{path.name}:{problem.line}: {problem.words}" for problem in sorted(problems, key=lambda p: p.line)]
+    return PolicyWrongError("\n  ".join([f"{path} is wrong:", *lines]))
+
+
+def _policy(file: PolicyFile) -> Policy:
+    hotlines = {name: _hotline(entry) for name, entry in file.hotlines.items()}
+    advice = {
+        name: {kind: words.model_dump() for kind, words in entries.items()} for name, entries in file.advice.items()
+    }
+    purposes = {}
+    for name, entry in file.purposes.items():
+        fields = dict(entry)
+        del fields["beyond_standard"]  # said to whoever reads the file, and to its checks
+        hotline = None if entry.hotline is None else hotlines[entry.hotline]
+        purposes[name] = Purpose(**{**fields, "name": name, "advice": advice[entry.advice], "hotline": hotline})
+    return Policy(purposes)
+
+
+def _hotline(entry: HotlineEntry) -> Hotline:
+    return Hotline(entry.phone, entry.zone, entry.open, entry.text.model_dump())

@@ -1,40 +1,22 @@
-"""A challenge: "this subject must prove, for this purpose". What it is, what is true now, what each event makes of it.
+"""A challenge: "this subject must prove, for this purpose". Who may ask about it, and whether a code can still open it.
 
-A challenge has **generations**: each is one code and one letter. Nothing here is a state machine with a stored state: a
-record keeps what was *seen* (instants), and what follows from it (fate, good-until, state) is computed for a `now`. So
-events may come twice, late or out of order, and applying one is a monotone merge.
-
-**The clock of a code.** With `e` = earliest first body octet of any copy, `h` = latest SMTP 250, `d` = earliest trusted
-delivery: good until `min(max(h, d) + life, e + max_life, end of the challenge)`. While no hand-over is known the code
-is good until `deadline + grace + max_life`: whoever types it evidently has it. Once a citizen was told "expired", it
-stays expired.
+It has **generations**, each one code and one letter (`generation.py`). Whether it is open is computed for a `now` from
+what was seen; only verifying, cancelling and attempts are written down.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from services.otp.rules.policy import GRACE, MAX_LIVE, Purpose
+from services.otp.rules.entry import Entry
+from services.otp.rules.generation import Cause, Delivery, Generation
+from services.otp.rules.policy import MAX_LIVE, Purpose
 
-
-class Fate(StrEnum):
-    """Where a letter is."""
-
-    QUEUED = "queued"
-    HANDED_OVER = "handed_over"
-    DEFERRED = "deferred"
-    DELIVERED = "delivered"
-    BOUNCED = "bounced"
-    REFUSED = "refused"
-    DROPPED = "dropped"
-
-
-class Cause(StrEnum):
-    """Who wanted a letter."""
-
-    REQUESTED = "requested"
+KEPT_AFTER_END = timedelta(hours=1)
+"""So that a code typed long after is told "too late", not "never heard of it"."""
 
 
 class State(StrEnum):
@@ -42,8 +24,18 @@ class State(StrEnum):
 
     OPEN = "open"
     VERIFIED = "verified"
+    CANCELLED = "cancelled"
     SPENT = "spent"
     ENDED = "ended"
+
+
+class Stall(StrEnum):
+    """Why no letter comes by itself any more."""
+
+    CHANNEL_SLOW = "channel_slow"
+    """Mail to this mailbox takes longer than a code may live."""
+    BUDGET = "budget"
+    """The reissues of this challenge are used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,119 +48,12 @@ class SealedPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """What the mailer says happened to a letter. Exactly the fields of its fate are set."""
+class Fresh:
+    """What a new generation needs beside its number: drawn, or keyed, outside the rules."""
 
-    fate: Fate
-    at: datetime
-    body_started_at: datetime | None = None
-    exposed: bool = False
-    """Of a dropped letter: its body may have left the house."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One code and one letter."""
-
-    number: int
-    """1 for the first."""
     reference: str
-    """Public mark that tells two mails apart."""
-    cause: Cause
     code_kid: str
-    made_at: datetime
-    deadline: datetime
-    """When the letter is no longer worth sending."""
-    life: timedelta
-    max_life: timedelta
-    body_started_at: datetime | None = None
-    handed_over_at: datetime | None = None
-    delivered_at: datetime | None = None
-    deferred_at: datetime | None = None
-    bounced_at: datetime | None = None
-    refused_at: datetime | None = None
-    dropped_at: datetime | None = None
-    exposed: bool = False
-    told_expired: bool = False
-
-    @property
-    def fate(self) -> Fate:
-        """What is known of the letter: the strongest word that was heard."""
-        if self.delivered_at:
-            return Fate.DELIVERED
-        if self.bounced_at:
-            return Fate.BOUNCED
-        if self.handed_over_at:
-            later = self.deferred_at and self.deferred_at > self.handed_over_at
-            return Fate.DEFERRED if later else Fate.HANDED_OVER
-        if self.refused_at:
-            return Fate.REFUSED
-        if self.dropped_at:
-            return Fate.DROPPED
-        return Fate.DEFERRED if self.deferred_at else Fate.QUEUED
-
-    def waits(self, now: datetime) -> bool:
-        """Say whether the letter is still in our hands."""
-        return self._never_left and now <= self.deadline + GRACE
-
-    def is_presumed_dropped(self, now: datetime) -> bool:
-        """Say whether nobody has heard of the letter, long enough past its deadline."""
-        return self._never_left and now > self.deadline + GRACE
-
-    @property
-    def _never_left(self) -> bool:
-        return self.handed_over_at is None and self.fate in {Fate.QUEUED, Fate.DEFERRED}
-
-    @property
-    def left_us_at(self) -> datetime:
-        """When it left our hands or was given up; while nothing is heard, when it will be presumed dropped."""
-        ended = _earliest(self.delivered_at, self.bounced_at, self.refused_at, self.dropped_at)
-        return self.handed_over_at or ended or self.deadline + GRACE
-
-    def good_until(self, challenge_ends_at: datetime) -> datetime:
-        """Return until when the code is accepted, as known now."""
-        arrived = max((at for at in (self.handed_over_at, self.delivered_at) if at), default=None)
-        if arrived is None:
-            return min(self.deadline + GRACE + self.max_life, challenge_ends_at)
-        began = self.body_started_at or arrived
-        return min(arrived + self.life, began + self.max_life, challenge_ends_at)
-
-    def is_good(self, challenge_ends_at: datetime, now: datetime) -> bool:
-        """Say whether the code opens the challenge at `now`."""
-        arrived = self.handed_over_at is not None or self.delivered_at is not None
-        killed = self.dropped_at is not None and not self.exposed and not arrived
-        return not killed and not self.told_expired and now <= self.good_until(challenge_ends_at)
-
-    def merged(self, delivery: Delivery, received_at: datetime) -> Generation:  # noqa: C901, PLR0911 - a case per fate
-        """Return what is known after `delivery`; the same in any order and however often it comes.
-
-        Foreign clocks are not trusted beyond what is possible: instants are clamped into [made, received].
-        """
-
-        def clamp(at: datetime) -> datetime:
-            return min(max(at, self.made_at), received_at)
-
-        at = clamp(delivery.at)
-        match delivery.fate:
-            case Fate.HANDED_OVER:
-                return replace(
-                    self,
-                    body_started_at=_earliest(self.body_started_at, clamp(delivery.body_started_at or delivery.at)),
-                    handed_over_at=_latest(self.handed_over_at, at),
-                )
-            case Fate.DELIVERED:
-                return replace(self, delivered_at=_earliest(self.delivered_at, at))
-            case Fate.DEFERRED:
-                return replace(self, deferred_at=_latest(self.deferred_at, at))
-            case Fate.BOUNCED:
-                return replace(self, bounced_at=_earliest(self.bounced_at, at))
-            case Fate.REFUSED:
-                return replace(self, refused_at=_earliest(self.refused_at, at))
-            case Fate.DROPPED:
-                exposed = self.exposed or delivery.exposed
-                return replace(self, dropped_at=_earliest(self.dropped_at, at), exposed=exposed)
-            case Fate.QUEUED:
-                return self
+    sealed: SealedPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +65,8 @@ class Handle:
     attempts: int = 0
     joined: bool = False
     """It came to a letter that waited already; kept, so that a repeat is answered the same."""
+    cancelled: bool = False
+    """Given back; opens nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +76,8 @@ class Challenge:
     id: str
     version: int
     purpose: str
+    subject_key: str
+    """Names the record of its subject, in the same shard."""
     same_wish: str
     """HMAC of caller, purpose, subject, address and context: who asks for the same joins."""
     locale: str
@@ -201,8 +90,13 @@ class Challenge:
     generations: tuple[Generation, ...]
     """Oldest first."""
     handles: tuple[Handle, ...]
+    entries: tuple[Entry, ...] = ()
+    """Oldest first; a minute's worth."""
     attempts: int = 0
     verified_at: datetime | None = None
+    stalled: Stall | None = None
+    unseen: int = 0
+    """Versions of which callers are shown nothing, because its purpose is `enumeration_safe`."""
 
     def handle_of(self, caller: str, secret_sha256: bytes) -> int | None:
         """Return the place of the handle, if it is this caller's; hashes are compared, so the timing tells nothing."""
@@ -216,13 +110,39 @@ class Challenge:
         """The last generation made."""
         return self.generations[-1]
 
+    @property
+    def is_cancelled(self) -> bool:
+        """True when every handle was given back."""
+        return all(handle.cancelled for handle in self.handles)
+
+    @property
+    def kept_until(self) -> datetime:
+        """Until when its record is kept."""
+        return self.ends_at + KEPT_AFTER_END
+
     def state(self, purpose: Purpose, now: datetime) -> State:
         """Return whether it is open, or how it ended."""
         if self.verified_at:
             return State.VERIFIED
+        if self.is_cancelled:
+            return State.CANCELLED
         if now > self.ends_at:
             return State.ENDED
         return State.SPENT if self.attempts >= purpose.attempts else State.OPEN
+
+    def live(self, now: datetime) -> list[Generation]:
+        """Return the generations whose code is good."""
+        return [generation for generation in self.generations if generation.is_good(self.ends_at, now)]
+
+    def as_shown(self, purpose: Purpose) -> Challenge:
+        """Return what callers may know of it; for a purpose that is `enumeration_safe` nothing after the hand-over."""
+        if not purpose.enumeration_safe:
+            return self
+        return replace(self, generations=tuple(generation.as_shown() for generation in self.generations))
+
+    def cooled_at(self, purpose: Purpose) -> datetime:
+        """Return when the pause after the newest letter ends."""
+        return self.newest.left_us_at + purpose.cooldown_after(len(self.generations))
 
     def resend_allowed_at(self, purpose: Purpose, now: datetime) -> datetime:
         """Return when another letter may be asked for, as known now.
@@ -230,11 +150,66 @@ class Challenge:
         A cooldown after the newest left us, and not before fewer than two codes are good: no code is killed to make
         room for another, and each that lives doubles the chance of a guess.
         """
-        cooled = self.newest.left_us_at + purpose.cooldown
-        ends = sorted(g.good_until(self.ends_at) for g in self.generations if g.is_good(self.ends_at, now))
+        shown = self.as_shown(purpose)
+        ends = sorted(generation.good_until(self.ends_at) for generation in shown.live(now))
         if len(ends) < MAX_LIVE:
-            return cooled
-        return max(cooled, ends[-MAX_LIVE] + timedelta.resolution)  # a code is good through its last instant
+            return self.cooled_at(purpose)
+        return max(self.cooled_at(purpose), ends[-MAX_LIVE] + timedelta.resolution)  # good through its last instant
+
+    def ask_anew_at(self, purpose: Purpose, now: datetime) -> datetime:
+        """Return when its subject may ask for another challenge; while a letter waits, a cooldown from its making.
+
+        So a citizen who mistyped the address asks again within a minute, and not when the first letter is given up.
+        """
+        since = self.newest.made_at if self.newest.waits(now) else self.newest.left_us_at
+        return since + purpose.cooldown_after(len(self.generations))
+
+    def can_hold_another(self, now: datetime) -> bool:
+        """Say whether one more code could live its life before the challenge ends."""
+        return now + self.newest.life < self.ends_at
+
+    def with_newest(self, generation: Generation) -> Challenge:
+        """Return it, one version on, with its newest generation changed."""
+        return replace(self, version=self.version + 1, generations=(*self.generations[:-1], generation))
+
+
+def first_generation(purpose: Purpose, fresh: Fresh, now: datetime, ends_at: datetime) -> Generation:
+    """Return the generation that a request makes."""
+    return _generation(1, purpose, fresh, made_at=now, ends_at=ends_at)
+
+
+def with_another(
+    challenge: Challenge,
+    purpose: Purpose,
+    fresh: Callable[[Challenge, int], Fresh],
+    *,
+    cause: Cause,
+    now: datetime,
+    asked_by: bytes = b"",
+) -> Challenge:
+    """Return the challenge, one version on, with a new generation; whether that may be is for the caller to know."""
+    number = challenge.newest.number + 1
+    drawn = fresh(challenge, number)
+    generation = _generation(number, purpose, drawn, made_at=now, ends_at=challenge.ends_at)
+    return replace(
+        challenge,
+        version=challenge.version + 1,
+        generations=(*challenge.generations, replace(generation, cause=cause, asked_by=asked_by)),
+        sealed=drawn.sealed,
+        stalled=None,
+    )
+
+
+def without_handle(challenge: Challenge, place: int) -> Challenge:
+    """Return the challenge, one version on, with a handle given back."""
+    handles = list(challenge.handles)
+    handles[place] = replace(handles[place], cancelled=True)
+    return replace(challenge, version=challenge.version + 1, handles=tuple(handles))
+
+
+def last_wanted(purpose: Purpose, now: datetime, ends_at: datetime) -> datetime:
+    """Return until when a letter is wanted that is asked for now: taken later, its code would be cut short."""
+    return min(now + purpose.deadline, ends_at - purpose.life)
 
 
 def with_delivery(challenge: Challenge, number: int, delivery: Delivery, received_at: datetime) -> Challenge | None:
@@ -248,9 +223,14 @@ def with_delivery(challenge: Challenge, number: int, delivery: Delivery, receive
     return replace(challenge, version=challenge.version + 1, generations=merged)
 
 
-def _earliest(*instants: datetime | None) -> datetime | None:
-    return min((at for at in instants if at is not None), default=None)
-
-
-def _latest(*instants: datetime | None) -> datetime | None:
-    return max((at for at in instants if at is not None), default=None)
+def _generation(number: int, purpose: Purpose, fresh: Fresh, *, made_at: datetime, ends_at: datetime) -> Generation:
+    return Generation(
+        number=number,
+        reference=fresh.reference,
+        cause=Cause.REQUESTED,
+        code_kid=fresh.code_kid,
+        made_at=made_at,
+        wanted_until=last_wanted(purpose, made_at, ends_at),
+        life=purpose.life,
+        max_life=purpose.max_life,
+    )

@@ -7,17 +7,21 @@ from dataclasses import replace
 from datetime import timedelta
 
 from services.chassis.keyring import Keyring, digits
+from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.follow import FollowDelivery
 from services.otp.actions.issue import IssueCode, Issued, RequestCode
-from services.otp.actions.sweep import AnnounceLetters, SweepOutbox
+from services.otp.actions.resend import ResendAnswer, ResendCode
+from services.otp.actions.sweep import AnnounceEntries, SweepOutbox
+from services.otp.actions.unlock import UnlockSubject
 from services.otp.actions.verify import VerifyCode
-from services.otp.actions.watch import GetChallenge
+from services.otp.actions.watch import GetChallenge, WatchChallenge
 from services.otp.ports import Announce
-from services.otp.rules.challenge import Challenge, Delivery, Fate
+from services.otp.rules.challenge import Challenge
+from services.otp.rules.generation import Delivery, Fate
 from services.otp.rules.policy import Policy
 from services.otp.rules.verdict import Verdict
 from tests.fakes.clock import FakeClock
-from tests.fakes.otp import POLICY, PURPOSE, Drawer, EventList, InMemoryChallengeStore, ring
+from tests.fakes.otp import POLICY, PURPOSE, Drawer, EventList, InMemoryChallengeStore, InMemoryQueue, ring
 
 REQUEST = RequestCode(
     caller="portal",
@@ -43,34 +47,52 @@ class Desk:
         policy: Policy = POLICY,
         code_keys: Keyring | None = None,
         handle_keys: Keyring | None = None,
+        index_keys: Keyring | None = None,
+        mint: Drawer | None = None,
     ) -> None:
         self.store = store or InMemoryChallengeStore()
         self.clock: FakeClock = self.store.clock
         self.events = EventList()
-        self.sealer = Drawer()
+        self.mint = mint or Drawer()
+        self.queue = InMemoryQueue()
         self.code_keys = code_keys or ring("c1", 1)
-        announcing = AnnounceLetters(self.store, self.events)
+        index = index_keys or ring("i1", 3)
+        announcing = AnnounceEntries(self.store, self.events)
+        announce = announce or announcing
         self.issue = IssueCode(
             self.store,
-            self.sealer,
-            announce or announcing,
+            self.mint,
+            announce,
+            self.queue,
             policy,
-            code_keys=self.code_keys,
             handle_keys=handle_keys or ring("h1", 2),
-            index_keys=ring("i1", 3),
+            index_keys=index,
         )
-        self.verify = VerifyCode(self.store, self.sealer, policy, code_keys=self.code_keys)
-        self.follow = FollowDelivery(self.store)
+        self.resend = ResendCode(self.store, self.mint, announce, self.queue, policy)
+        self.verify = VerifyCode(self.store, self.mint, announce, self.queue, policy, code_keys=self.code_keys)
+        self.follow = FollowDelivery(self.store, self.mint, announce, policy)
+        self.cancel = CancelChallenge(self.store, announce, policy)
+        self.unlock = UnlockSubject(self.store, index_keys=index)
         self.sweep = SweepOutbox(self.store, announcing)
-        self.get = GetChallenge(self.store, policy)
+        self.get = GetChallenge(self.store, self.queue, policy)
+        self.watch = WatchChallenge(self.store, self.queue, announce, policy)
 
     async def ask(self, key: str = "key-1", **changes: object) -> Issued:
         """Ask for a code; without changes, the same request each time."""
         return await self.issue(replace(REQUEST, idempotency_key=key, **changes), self.clock())  # type: ignore[arg-type] # named by each test
 
-    async def type_in(self, handle: str, code: str, caller: str = "portal") -> Verdict:
-        """Type a code."""
-        return await self.verify(caller, handle, code, self.clock())
+    async def type_in(self, handle: str, code: str, caller: str = "portal", key: str = "") -> Verdict:
+        """Type a code, with or without an idempotency key."""
+        return await self.verify(caller, handle, code, key, self.clock())
+
+    async def click(self, handle: str, key: str = "click-1", caller: str = "portal") -> ResendAnswer:
+        """Ask for another letter."""
+        return await self.resend(caller, handle, key)
+
+    async def hear(self, issued: Issued | str, fate: Fate, number: int = 1, **fields: object) -> None:
+        """Let the mailer tell the fate of a letter, now."""
+        event = replace(Delivery(fate, self.clock()), **fields)  # type: ignore[arg-type] # named by each test
+        assert isinstance(await self.follow(self.stored(issued).id, number, event), Challenge)
 
     async def hand_over(self, issued: Issued | str, number: int = 1) -> None:
         """Let the relay take a letter now."""

@@ -6,9 +6,11 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.otp.rules.challenge import Cause, Challenge, Delivery, Fate, Generation, Handle, SealedPart
+from services.otp.rules.challenge import Challenge, Fresh, Handle, SealedPart
+from services.otp.rules.generation import Cause, Delivery, Fate, Generation
 from services.otp.rules.policy import GRACE
-from services.otp.rules.request import Joined, Queued, Repeated, Subject, TooSoon, Wish, decide_request
+from services.otp.rules.request import GivenBack, Joined, Queued, Repeated, TooSoon, Wish, decide_request
+from services.otp.rules.subject import Subject
 from tests.fakes.clock import NOON
 from tests.fakes.otp import PURPOSE
 
@@ -29,14 +31,15 @@ def generation(number: int = 1, **seen: Any) -> Generation:
     fields: dict[str, Any] = {
         "reference": f"REF{number:02}",
         "made_at": NOON,
-        "deadline": NOON + PURPOSE.deadline,
+        "wanted_until": NOON + PURPOSE.deadline,
+        "cause": Cause.REQUESTED,
         "life": PURPOSE.life,
         "max_life": PURPOSE.max_life,
     }
     for name, value in seen.items():
-        is_instant = name.endswith("_at") or name == "deadline"
+        is_instant = name.endswith("_at") or name == "wanted_until"
         fields[name] = after(value) if is_instant else value
-    return Generation(number=number, cause=Cause.REQUESTED, code_kid="c1", **fields)
+    return Generation(number=number, code_kid="c1", **fields)
 
 
 def handle(caller: str = "portal", key: str = "key-0") -> Handle:
@@ -51,6 +54,7 @@ def challenge(*generations: Generation, **fields: Any) -> Challenge:
             "id": "c00challenge",
             "version": 1,
             "purpose": PURPOSE.name,
+            "subject_key": "subject",
             "same_wish": "wish-a",
             "locale": "vi",
             "code_length": PURPOSE.digits,
@@ -77,9 +81,9 @@ def wish(key: str, challenge_id: str, same_wish: str = "wish-a") -> Wish:
         challenge_id=challenge_id,
         same_wish=same_wish,
         handle=lambda owner: handle(key=f"{owner}/{key}"),
-        seal=lambda owner, number: SealedPart("s1", b"n" * 12, f"{owner}/{number}/{key}".encode()),
-        reference=f"R{key}",
-        code_kid="c1",
+        fresh=lambda owner, number: Fresh(
+            f"R{key}", "c1", SealedPart("s1", b"n" * 12, f"{owner}/{number}/{key}".encode())
+        ),
         locale="vi",
         context_sha256=hashlib.sha256(b"").digest(),
     )
@@ -89,21 +93,22 @@ class Counter:
     """Where requests of one subject are decided, one after the other, and everything decided is kept."""
 
     def __init__(self) -> None:
-        self.subject: Subject | None = None
+        self.subject = Subject("subject", version=0)
         self.challenges: dict[str, Challenge] = {}
         self.now = NOON
         self._asked = 0
 
-    def ask(self, key: str = "", same_wish: str = "wish-a") -> Queued | Joined | Repeated | TooSoon:
+    def ask(self, key: str = "", same_wish: str = "wish-a") -> Queued | Joined | Repeated | GivenBack | TooSoon:
         """Decide a request and keep what was decided; without a key, with a new one."""
         self._asked += 1
         own = wish(key or f"key-{self._asked}", f"c{self._asked}", same_wish)
-        latest = self.latest if self.subject is not None else None
-        decided = decide_request(own, "subject", self.subject, latest, self.now)
+        same = self.challenges.get(self.subject.challenge_of(same_wish) or "")
+        latest = self.challenges.get(self.subject.latest_id or "")
+        decided = decide_request(own, self.subject, same, latest, self.now)
         if isinstance(decided, Queued | Joined):
             self.keep(decided.challenge)
         if isinstance(decided, Queued):
-            assert decided.subject.version == (self.subject.version if self.subject else 0) + 1
+            assert decided.subject.version == self.subject.version + 1
             self.subject = decided.subject
         return decided
 
@@ -116,8 +121,8 @@ class Counter:
     @property
     def latest(self) -> Challenge:
         """The challenge that the subject's record names."""
-        assert self.subject is not None
-        return self.challenges[self.subject.challenge_id]
+        assert self.subject.latest_id is not None
+        return self.challenges[self.subject.latest_id]
 
     def at(self, seconds: float) -> Counter:
         """Let the clock show that many seconds after noon."""

@@ -7,13 +7,14 @@ from itertools import permutations
 
 import pytest
 
-from services.otp.actions.follow import COMMIT_TRIES, Unfollowed
-from services.otp.ports import StoreUnavailable
-from services.otp.rules.challenge import Challenge, Delivery, Fate
+from services.otp.actions.follow import Unfollowed
+from services.otp.ports import COMMIT_TRIES, StoreUnavailable
+from services.otp.rules.challenge import Challenge
+from services.otp.rules.generation import Delivery, Fate
 from services.otp.rules.verdict import Accepted, Expired
 from tests.fakes.otp import PURPOSE, InMemoryChallengeStore
 from tests.unit.otp.desk import Desk
-from tests.unit.otp.made_up import after, handed_over
+from tests.unit.otp.made_up import D_S, after, handed_over
 
 LIFE_S = PURPOSE.life.total_seconds()
 
@@ -58,9 +59,19 @@ async def test_a_code_dropped_unexposed_is_told_expired() -> None:
     desk = Desk()
     issued = await desk.ask()
 
-    await desk.later(5).follow(issued.challenge.id, 1, Delivery(Fate.DROPPED, after(4)))
+    await desk.later(D_S).follow(issued.challenge.id, 1, Delivery(Fate.DROPPED, after(D_S)))
+    typed = await desk.type_in(issued.handle, desk.code_of(issued))
 
-    assert await desk.type_in(issued.handle, desk.code_of(issued)) == Expired()
+    assert typed == Expired(desk.stored(issued).newest.reference)
+
+
+async def test_a_code_dropped_although_its_body_may_have_left_is_still_accepted() -> None:
+    desk = Desk()
+    issued = await desk.ask()
+
+    await desk.later(D_S).follow(issued.challenge.id, 1, Delivery(Fate.DROPPED, after(D_S), exposed=True))
+
+    assert isinstance(await desk.type_in(issued.handle, desk.code_of(issued)), Accepted)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)

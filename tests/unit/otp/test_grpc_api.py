@@ -3,62 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any, cast
 
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2
 from kip.otp.v1 import otp_service_pb2 as pb
-from prometheus_client import CollectorRegistry
 
 from services.chassis.grpc_callers import calling_as
 from services.chassis.grpc_fields import InvalidField
-from services.chassis.grpc_refusals import status_of
 from services.otp.actions.issue import QuotaExceeded, UnknownPurpose
-from services.otp.inbound.grpc_api import ADVICE, CAUSES, FATES, STATES, Context, OtpApi
-from services.otp.metrics import VERDICTS, OtpMetrics
-from services.otp.rules.challenge import Cause, Fate, State
+from services.otp.actions.resend import ResendOutcome
+from services.otp.inbound.grpc_api import ADVICE, CAUSES, FATES, RESENDS, STALLS, STATES
+from services.otp.metrics import RESEND_OUTCOMES, VERDICTS
+from services.otp.rules.challenge import Stall, State
+from services.otp.rules.generation import Cause, Fate
 from services.otp.rules.policy import AdviceKind
 from services.otp.rules.verdict import Accepted, Expired, Locked, Unknown, Used, Verdict, Wrong
 from tests.fakes.clock import NOON
-from tests.fakes.otp import POLICY, PURPOSE
-from tests.unit.otp.desk import NO_HANDLE, REQUEST, Desk
+from tests.fakes.otp import PURPOSE
+from tests.unit.otp.desk import NO_HANDLE, REQUEST
 from tests.unit.otp.made_up import after
+from tests.unit.otp.office import Office, fields_told, instant
 
 LONG = "x" * 10_000
-NO_CONTEXT = cast("Context", None)  # the API looks at messages only
-
-
-class Office:
-    """The API over a desk of in-memory ports."""
-
-    def __init__(self) -> None:
-        self.desk = Desk()
-        self.registry = CollectorRegistry()
-        metrics = OtpMetrics(self.registry, POLICY.purposes)
-        self.api = OtpApi(self.desk.issue, self.desk.verify, self.desk.get, self.desk.clock, metrics)
-
-    async def request(self, **changes: Any) -> pb.RequestCodeResponse:
-        fields: dict[str, Any] = {
-            "idempotency_key": "key-1",
-            "purpose": PURPOSE.name,
-            "subject": REQUEST.subject,
-            "email": REQUEST.email,
-            "locale": "en",
-            "context": REQUEST.context,
-            "client": pb.Client(ip="2001:db8::1", device_id="browser-1"),
-        }
-        return await self.api.RequestCode(pb.RequestCodeRequest(**{**fields, **changes}), NO_CONTEXT)
-
-    async def verify(self, handle: str, code: str) -> pb.VerifyCodeResponse:
-        return await self.api.VerifyCode(pb.VerifyCodeRequest(handle=handle, code=code), NO_CONTEXT)
-
-    async def get(self, handle: str) -> pb.GetChallengeResponse:
-        return await self.api.GetChallenge(pb.GetChallengeRequest(handle=handle), NO_CONTEXT)
-
-    def count(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(name, labels) or 0
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +32,6 @@ def _portal_calls() -> Iterator[None]:
     """Stand in for the gate, which names the caller of each call."""
     with calling_as("portal"):
         yield
-
-
-def _instant(stamp: Timestamp) -> datetime:
-    return stamp.ToDatetime(tzinfo=NOON.tzinfo)
 
 
 async def test_a_request_answers_with_a_handle_and_the_challenge() -> None:
@@ -80,9 +42,9 @@ async def test_a_request_answers_with_a_handle_and_the_challenge() -> None:
     seen = answer.challenge
     assert answer.handle.startswith(f"{seen.challenge_id}.")
     assert not answer.joined
-    assert (seen.purpose, seen.state, seen.version) == (PURPOSE.name, pb.CHALLENGE_STATE_OPEN, 1)
+    assert (seen.purpose, seen.state, seen.version) == (PURPOSE.name, pb.CHALLENGE_STATE_OPEN, 256)
     assert (seen.code_length, seen.attempts_left) == (6, PURPOSE.attempts_per_handle)
-    assert _instant(seen.ends_at) == NOON + PURPOSE.challenge_life
+    assert instant(seen.ends_at) == NOON + PURPOSE.challenge_life
     assert not seen.HasField("verified_at")
     (letter,) = seen.letters
     assert (letter.fate, letter.cause, len(letter.reference)) == (
@@ -90,10 +52,15 @@ async def test_a_request_answers_with_a_handle_and_the_challenge() -> None:
         pb.LETTER_CAUSE_REQUESTED,
         5,
     )
-    assert _instant(letter.queued_at) == NOON
+    assert instant(letter.queued_at) == NOON
     assert not letter.HasField("handed_over_at")
     assert not letter.HasField("delivered_at")
-    assert (seen.advice.kind, _instant(seen.advice.until)) == (pb.ADVICE_KIND_WAIT, NOON + PURPOSE.deadline)
+    assert not letter.HasField("place")
+    assert not letter.HasField("expected_at")
+    assert instant(letter.wanted_until) == NOON + PURPOSE.deadline
+    assert seen.stalled == pb.STALL_REASON_UNSPECIFIED
+    assert not seen.advice.HasField("hotline")
+    assert (seen.advice.kind, instant(seen.advice.until)) == (pb.ADVICE_KIND_WAIT, NOON + PURPOSE.deadline)
     assert dict(seen.advice.text) == {"vi": "wait (tiếng Việt)", "en": "wait (English)"}
 
 
@@ -103,7 +70,7 @@ async def test_what_was_asked_is_what_is_stored() -> None:
     await office.request(decoy=True)
 
     (known,) = office.desk.store.challenges()
-    part = office.desk.sealer.open(known.id, 1, known.sealed)
+    part = office.desk.mint.part(known)
     assert (part.email, part.context, part.decoy) == (REQUEST.email, REQUEST.context, True)
     assert (known.locale, known.handles[0].caller) == ("en", "portal")
 
@@ -157,20 +124,8 @@ async def test_bad_fields_are_all_named_in_both_languages_and_nothing_is_stored(
     with pytest.raises(InvalidField) as refusal:
         await office.request(**changes)
 
-    told = _bad_request(refusal.value)
-    assert [violation.field for violation in told.field_violations] == fields
-    for violation in told.field_violations:
-        assert violation.localized_message.locale == "vi"
-        assert violation.description.startswith(f"{violation.localized_message.message} / ")
-        assert " must " in violation.description or " is not " in violation.description
+    assert fields_told(refusal.value) == fields
     assert office.desk.store.calls == []
-
-
-def _bad_request(refusal: InvalidField) -> error_details_pb2.BadRequest:
-    told = error_details_pb2.BadRequest()
-    (detail,) = [any_ for any_ in status_of(refusal, "otp.kip").details if any_.Is(told.DESCRIPTOR)]
-    detail.Unpack(told)
-    return told
 
 
 @pytest.mark.parametrize("locale", ["", "vi", "en"])
@@ -206,12 +161,13 @@ async def test_each_verdict_is_its_own_outcome() -> None:
 
     assert wrong == pb.VerifyCodeResponse(wrong=pb.Wrong(attempts_left=2))
     assert accepted.WhichOneof("outcome") == "accepted"
-    assert (_instant(accepted.accepted.verified_at), accepted.accepted.context) == (NOON, REQUEST.context)
+    assert (instant(accepted.accepted.verified_at), accepted.accepted.context) == (NOON, REQUEST.context)
     assert used == pb.VerifyCodeResponse(used=pb.Used())
     assert unknown == pb.VerifyCodeResponse(unknown=pb.Unknown())
-    assert expired == pb.VerifyCodeResponse(expired=pb.Expired())
+    assert (expired.WhichOneof("outcome"), expired.expired.reissued) == ("expired", True)
+    assert expired.expired.reference in {known.newest.reference for known in office.desk.store.challenges()}
     assert locked.WhichOneof("outcome") == "locked"
-    assert _instant(locked.locked.retry_at) == NOON + PURPOSE.challenge_life
+    assert instant(locked.locked.retry_at) == office.desk.clock()
 
 
 async def test_verdicts_are_counted() -> None:
@@ -221,6 +177,10 @@ async def test_verdicts_are_counted() -> None:
 
     counts = {verdict: office.count("otp_verifications_total", result=verdict) for verdict in VERDICTS}
     assert counts == {"accepted": 1, "wrong": 3, "expired": 1, "locked": 1, "used": 1, "unknown": 1}
+
+
+def test_every_outcome_of_a_click_has_a_name_on_the_metric() -> None:
+    assert [outcome.value for outcome in ResendOutcome] == list(RESEND_OUTCOMES)
 
 
 def test_every_verdict_has_a_name_on_the_metric() -> None:
@@ -248,7 +208,7 @@ async def test_what_cannot_be_a_code_is_refused_before_it_costs_an_attempt(
     with pytest.raises(InvalidField) as refusal:
         await office.verify(handle, code)
 
-    assert [violation.field for violation in refusal.value.violations] == fields
+    assert fields_told(refusal.value) == fields
     assert office.desk.store.calls == []
     assert all(office.count("otp_verifications_total", result=verdict) == 0 for verdict in VERDICTS)
 
@@ -263,12 +223,12 @@ async def test_looking_shows_where_the_letter_is() -> None:
     seen = (await office.get(answer.handle)).challenge
 
     assert seen.state == pb.CHALLENGE_STATE_VERIFIED
-    assert _instant(seen.verified_at) == after(6)
+    assert instant(seen.verified_at) == after(6)
     assert seen.letters[0].fate == pb.LETTER_FATE_HANDED_OVER
-    assert _instant(seen.letters[0].handed_over_at) == after(6)
-    assert _instant(seen.letters[0].good_until) == after(6) + PURPOSE.life
-    assert _instant(seen.resend_allowed_at) == after(6) + PURPOSE.cooldown
-    assert not seen.advice.HasField("until")
+    assert instant(seen.letters[0].handed_over_at) == after(6)
+    assert instant(seen.letters[0].good_until) == after(6) + PURPOSE.life
+    assert instant(seen.resend_allowed_at) == after(6) + PURPOSE.cooldowns[0]
+    assert not seen.HasField("advice")
 
 
 async def test_looking_with_an_unknown_handle_shows_no_challenge() -> None:
@@ -282,7 +242,14 @@ async def test_looking_without_a_handle_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("table", "ours"),
-    [(STATES, State), (FATES, Fate), (CAUSES, Cause), (ADVICE, AdviceKind)],
+    [
+        (STATES, State),
+        (FATES, Fate),
+        (CAUSES, Cause),
+        (ADVICE, AdviceKind),
+        (STALLS, Stall),
+        (RESENDS, ResendOutcome),
+    ],
     ids=lambda value: str(value)[:20],
 )
 def test_every_word_of_ours_has_its_own_word_on_the_wire(table: dict[Any, int], ours: type) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.otp.actions.issue import ANNOUNCE_WITHIN, COMMIT_TRIES, IdempotencyKeyReused
-from services.otp.ports import StoreUnavailable
+from services.otp.ports import ANNOUNCE_WITHIN, COMMIT_TRIES, IdempotencyKeyReused, StoreUnavailable
 from services.otp.rules.verdict import Accepted
 from tests.fakes.otp import PURPOSE, Breaks, InMemoryChallengeStore, LeavesIt
 from tests.unit.otp.desk import REQUEST, Desk

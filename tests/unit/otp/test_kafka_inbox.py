@@ -12,10 +12,11 @@ from prometheus_client import CollectorRegistry
 
 from services.chassis.ordered_inbox import Poison, Record
 from services.otp.actions.issue import Issued
+from services.otp.actions.resend import ResendOutcome
 from services.otp.inbound.kafka_inbox import DeliveryInbox
 from services.otp.metrics import OtpMetrics
 from services.otp.ports import StoreUnavailable
-from services.otp.rules.challenge import Fate
+from services.otp.rules.generation import Fate
 from tests.fakes.otp import POLICY
 from tests.unit.otp.desk import Desk
 from tests.unit.otp.made_up import after, generation
@@ -26,7 +27,7 @@ class Office:
 
     def __init__(self) -> None:
         self.desk, self.registry = Desk(), CollectorRegistry()
-        self.inbox = DeliveryInbox(self.desk.follow, OtpMetrics(self.registry, POLICY.purposes))
+        self.inbox = DeliveryInbox(self.desk.follow, self.desk.queue, OtpMetrics(self.registry, POLICY.purposes))
 
     async def ask(self) -> Issued:
         issued = await self.desk.ask()
@@ -61,6 +62,7 @@ FATES = {
     "delivered": ({"delivered": pb.Delivered()}, {"delivered_at": 40}),
     "bounced": ({"bounced": pb.Bounced(status="5.1.1")}, {"bounced_at": 40}),
     "refused": ({"refused": pb.Refused(reply_code=550)}, {"refused_at": 40}),
+    "refused, maybe exposed": ({"refused": pb.Refused(exposed=True)}, {"refused_at": 40, "exposed": True}),
     "dropped": ({"dropped": pb.Dropped(reason=pb.DROP_REASON_DEADLINE)}, {"dropped_at": 40}),
     "dropped, maybe exposed": ({"dropped": pb.Dropped(exposed=True)}, {"dropped_at": 40, "exposed": True}),
 }
@@ -74,7 +76,7 @@ async def test_each_fate_is_merged_and_counted_once(fate: dict[str, object], see
     for _ in range(2):
         await office.inbox(_delivery(issued, **fate))
 
-    known = office.desk.stored(issued).newest
+    known = office.desk.stored(issued).generations[0]
     assert known == generation(reference=known.reference, **seen)
     assert office.count("otp_deliveries_followed_total", fate=known.fate.value) == 1
 
@@ -89,6 +91,33 @@ async def test_the_wait_from_request_to_hand_over_is_measured_once() -> None:
 
     assert office.count("otp_hand_over_wait_seconds_count") == 1
     assert office.count("otp_hand_over_wait_seconds_sum") == 40
+
+
+async def test_the_queue_hears_of_each_hand_over_once_and_of_nothing_else() -> None:
+    office = Office()
+    issued = await office.ask()
+    stranger = pb.MailDelivery(owner_id="c00" + "0" * 32, generation=1, at=_stamp(after(41)), handed_over=HANDED_OVER)
+
+    for _ in range(2):
+        await office.inbox(_delivery(issued, handed_over=HANDED_OVER))
+    await office.inbox(_delivery(issued, delivered=pb.Delivered()))
+    await office.inbox(_record(stranger.SerializeToString()))
+
+    assert office.desk.queue.heard == [after(40)]
+
+
+async def test_the_hand_over_of_a_second_letter_is_measured_from_its_own_wish() -> None:
+    office = Office()
+    issued = await office.ask()
+    await office.inbox(_delivery(issued, refused=pb.Refused(reply_code=550)))
+    office.desk.later(60)
+    assert (await office.desk.click(issued.handle)).outcome is ResendOutcome.QUEUED
+    event = pb.MailDelivery(owner_id=issued.challenge.id, generation=2, at=_stamp(after(150)), handed_over=HANDED_OVER)
+
+    office.desk.later(40)
+    await office.inbox(_record(event.SerializeToString()))
+
+    assert office.count("otp_hand_over_wait_seconds_sum") == 30
 
 
 async def test_what_is_not_ours_is_counted_apart() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.otp.rules.challenge import Delivery, Fate, Generation, with_delivery
+from services.otp.rules.challenge import with_delivery
+from services.otp.rules.generation import Delivery, Fate, Generation
 from tests.fakes.clock import NOON
 from tests.unit.otp.made_up import after, challenge, generation, handed_over
 

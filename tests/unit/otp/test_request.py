@@ -7,15 +7,17 @@ from datetime import timedelta
 
 import pytest
 
-from services.otp.rules.challenge import Delivery, Fate, with_delivery
-from services.otp.rules.policy import MAX_HANDLES
+from services.otp.rules.challenge import with_delivery
+from services.otp.rules.generation import Delivery, Fate
+from services.otp.rules.policy import MAX_HANDLES, WANTED_STEP
 from services.otp.rules.request import Joined, Queued, Repeated, TooSoon
 from tests.fakes.clock import NOON
 from tests.fakes.otp import PURPOSE
 from tests.unit.otp.made_up import D_S, GIVEN_UP_S, MS, Counter, after, handed_over
 
-COOLDOWN_S = PURPOSE.cooldown.total_seconds()
+COOLDOWN_S = PURPOSE.cooldowns[0].total_seconds()
 LIFE_S = PURPOSE.life.total_seconds()
+STEP_S = WANTED_STEP.total_seconds()
 END_S = PURPOSE.challenge_life.total_seconds()
 
 
@@ -50,9 +52,9 @@ def test_a_first_wish_opens_a_challenge_with_everything_the_policy_promises() ->
     made = decided.challenge
     assert (made.id, made.version, made.purpose, made.code_length) == ("c1", 1, PURPOSE.name, PURPOSE.digits)
     assert (made.made_at, made.ends_at) == (NOON, after(END_S))
-    assert (made.newest.number, made.newest.made_at, made.newest.deadline) == (1, NOON, after(D_S))
+    assert (made.newest.number, made.newest.made_at, made.newest.wanted_until) == (1, NOON, after(D_S))
     assert (made.newest.life, made.newest.max_life) == (PURPOSE.life, PURPOSE.max_life)
-    assert (decided.subject.challenge_id, decided.subject.version) == ("c1", 1)
+    assert (decided.subject.latest_id, decided.subject.version) == ("c1", 1)
     assert len(made.handles) == 1
 
 
@@ -65,7 +67,42 @@ def test_the_same_wish_joins_the_letter_that_waits_and_queues_nothing() -> None:
     assert isinstance(decided, Joined)
     assert [g.number for g in decided.challenge.generations] == [1]
     assert [handle.joined for handle in decided.challenge.handles] == [False, True]
-    assert decided.challenge.newest.deadline == after(D_S)
+    assert decided.challenge.newest.made_at == NOON
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "wanted_s"), [(STEP_S - 0.001, D_S), (STEP_S, D_S + STEP_S), (700, D_S + 700)], ids=str
+)
+def test_who_joins_keeps_the_letter_wanted_as_long_as_if_it_were_asked_for_now_in_steps_of_30_seconds(
+    asked_s: float, wanted_s: float
+) -> None:
+    counter = Counter()
+    counter.ask()
+
+    decided = counter.at(asked_s).ask()
+
+    assert isinstance(decided, Joined)
+    assert decided.extended == (wanted_s > D_S)
+    assert decided.challenge.newest.wanted_until == after(wanted_s)
+    assert decided.challenge.newest.watch_extended is False
+
+
+def test_a_join_never_keeps_a_letter_wanted_until_its_code_would_be_cut_short() -> None:
+    counter = Counter()
+    for second in range(0, int(END_S), 600):
+        counter.at(second).ask()
+
+    assert counter.latest.newest.wanted_until == after(END_S - LIFE_S)
+
+
+def test_a_second_letter_is_extended_from_its_own_wish_and_the_first_stays_as_it_was() -> None:
+    counter = _handed_over(h=6)
+    counter.at(100).ask()
+
+    decided = counter.at(400).ask()
+
+    assert isinstance(decided, Joined)
+    assert [g.wanted_until for g in decided.challenge.generations] == [after(D_S), after(400 + D_S)]
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -76,9 +113,10 @@ def test_a_repeat_is_answered_as_the_first_time_and_changes_nothing(joined: bool
     first = counter.ask("key")
     assert isinstance(first, Joined if joined else Queued)
 
-    again = counter.at(3).ask("key")
+    again = counter.at(300).ask("key")
 
-    assert again == Repeated(counter.latest, joined=joined)
+    assert again == Repeated(first.challenge)
+    assert first.challenge.handles[-1].joined is joined
 
 
 def test_a_repeat_long_after_the_letter_left_is_still_the_same_answer() -> None:
@@ -86,15 +124,16 @@ def test_a_repeat_long_after_the_letter_left_is_still_the_same_answer() -> None:
     counter.ask("key")
     _hear(counter.at(6), handed_over(6))
 
-    assert counter.at(END_S + 60).ask("key") == Repeated(counter.latest, joined=False)
+    assert counter.at(END_S + 60).ask("key") == Repeated(counter.latest)
 
 
 def test_the_waiting_letter_is_joined_up_to_the_moment_it_is_presumed_dropped() -> None:
-    counter = Counter()
-    counter.ask()
+    in_time, too_late = Counter(), Counter()
+    in_time.ask()
+    too_late.ask()
 
-    assert isinstance(counter.at(GIVEN_UP_S).ask(), Joined)
-    assert counter.at(GIVEN_UP_S + 0.001).ask() == TooSoon(PURPOSE.cooldown - MS)
+    assert isinstance(in_time.at(GIVEN_UP_S).ask(), Joined)
+    assert too_late.at(GIVEN_UP_S + 0.001).ask() == TooSoon(PURPOSE.cooldowns[0] - MS)
 
 
 def test_no_more_than_four_pages_join_one_letter() -> None:
@@ -104,7 +143,7 @@ def test_no_more_than_four_pages_join_one_letter() -> None:
 
     fifth = counter.at(1).ask()
 
-    assert fifth == TooSoon(PURPOSE.cooldown)
+    assert fifth == TooSoon(PURPOSE.cooldowns[0])
     assert len(counter.latest.handles) == MAX_HANDLES
 
 
@@ -147,7 +186,7 @@ def test_after_the_cooldown_the_challenge_gets_a_new_code_and_the_old_one_lives_
     assert made.id == "c1"
     assert [g.number for g in made.generations] == [1, 2]
     assert made.newest.made_at == counter.now
-    assert made.newest.deadline == counter.now + PURPOSE.deadline
+    assert made.newest.wanted_until == counter.now + PURPOSE.deadline
     assert made.sealed.ciphertext == b"c1/2/second"
     assert made.generations[0].is_good(made.ends_at, counter.now)
     assert [handle.joined for handle in made.handles] == [False, False]
@@ -193,7 +232,7 @@ def test_another_wish_waits_for_the_cooldown_and_not_for_the_letter() -> None:
     decided = counter.at(COOLDOWN_S).ask(same_wish="corrected")
 
     assert isinstance(decided, Queued)
-    assert decided.subject.challenge_id == decided.challenge.id == counter.latest.id != "c1"
+    assert decided.subject.latest_id == decided.challenge.id == counter.latest.id != "c1"
     assert counter.challenges["c1"].generations[0].waits(counter.now)
 
 
@@ -234,7 +273,7 @@ def test_a_letter_is_not_wanted_so_late_that_the_end_would_cut_its_code_short() 
     decided = counter.at(END_S - LIFE_S - 100).ask()
 
     assert isinstance(decided, Queued)
-    assert decided.challenge.newest.deadline == after(END_S - LIFE_S)
+    assert decided.challenge.newest.wanted_until == after(END_S - LIFE_S)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +305,6 @@ def test_a_challenge_that_the_store_has_forgotten_is_replaced() -> None:
     counter = Counter()
     counter.ask()
     counter.challenges.clear()
-    assert counter.subject is not None
-    counter.challenges["c1"] = None  # type: ignore[assignment] # the record is gone, the subject's is not
 
     decided = counter.ask()
 

@@ -128,6 +128,38 @@ LETTER_CAUSE_REISSUED: LetterCause.ValueType  # 3
 """The service itself, because the earlier one was late."""
 Global___LetterCause: _TypeAlias = LetterCause  # noqa: Y015
 
+class _StallReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StallReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StallReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STALL_REASON_UNSPECIFIED: _StallReason.ValueType  # 0
+    """Not stalled."""
+    STALL_REASON_CHANNEL_SLOW: _StallReason.ValueType  # 1
+    """Mail to this mailbox takes longer than a code may live."""
+    STALL_REASON_QUOTA: _StallReason.ValueType  # 2
+    """A limit on mails is reached."""
+    STALL_REASON_BUDGET: _StallReason.ValueType  # 3
+    """The reissue budget is used."""
+    STALL_REASON_OVERLOAD: _StallReason.ValueType  # 4
+    """New letters would wait too long."""
+
+class StallReason(_StallReason, metaclass=_StallReasonEnumTypeWrapper):
+    """StallReason: why the service does not help by itself any more."""
+
+STALL_REASON_UNSPECIFIED: StallReason.ValueType  # 0
+"""Not stalled."""
+STALL_REASON_CHANNEL_SLOW: StallReason.ValueType  # 1
+"""Mail to this mailbox takes longer than a code may live."""
+STALL_REASON_QUOTA: StallReason.ValueType  # 2
+"""A limit on mails is reached."""
+STALL_REASON_BUDGET: StallReason.ValueType  # 3
+"""The reissue budget is used."""
+STALL_REASON_OVERLOAD: StallReason.ValueType  # 4
+"""New letters would wait too long."""
+Global___StallReason: _TypeAlias = StallReason  # noqa: Y015
+
 class _AdviceKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -146,6 +178,8 @@ class _AdviceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdviceKind
     """Use another way."""
     ADVICE_KIND_CALL: _AdviceKind.ValueType  # 5
     """Phone the hotline."""
+    ADVICE_KIND_ASK_AGAIN: _AdviceKind.ValueType  # 6
+    """Ask for a new code, not before `until`."""
 
 class AdviceKind(_AdviceKind, metaclass=_AdviceKindEnumTypeWrapper):
     """AdviceKind: what to do now."""
@@ -162,7 +196,41 @@ ADVICE_KIND_OTHER_CHANNEL: AdviceKind.ValueType  # 4
 """Use another way."""
 ADVICE_KIND_CALL: AdviceKind.ValueType  # 5
 """Phone the hotline."""
+ADVICE_KIND_ASK_AGAIN: AdviceKind.ValueType  # 6
+"""Ask for a new code, not before `until`."""
 Global___AdviceKind: _TypeAlias = AdviceKind  # noqa: Y015
+
+class _ResendOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResendOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResendOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESEND_OUTCOME_UNSPECIFIED: _ResendOutcome.ValueType  # 0
+    """Never sent."""
+    RESEND_OUTCOME_QUEUED: _ResendOutcome.ValueType  # 1
+    """A new letter is queued."""
+    RESEND_OUTCOME_STILL_QUEUED: _ResendOutcome.ValueType  # 2
+    """The last letter still waits; see its place."""
+    RESEND_OUTCOME_NOT_YET: _ResendOutcome.ValueType  # 3
+    """See resend_allowed_at."""
+    RESEND_OUTCOME_NOT_OPEN: _ResendOutcome.ValueType  # 4
+    """The challenge is not open."""
+
+class ResendOutcome(_ResendOutcome, metaclass=_ResendOutcomeEnumTypeWrapper):
+    """ResendOutcome: what became of a resend."""
+
+RESEND_OUTCOME_UNSPECIFIED: ResendOutcome.ValueType  # 0
+"""Never sent."""
+RESEND_OUTCOME_QUEUED: ResendOutcome.ValueType  # 1
+"""A new letter is queued."""
+RESEND_OUTCOME_STILL_QUEUED: ResendOutcome.ValueType  # 2
+"""The last letter still waits; see its place."""
+RESEND_OUTCOME_NOT_YET: ResendOutcome.ValueType  # 3
+"""See resend_allowed_at."""
+RESEND_OUTCOME_NOT_OPEN: ResendOutcome.ValueType  # 4
+"""The challenge is not open."""
+Global___ResendOutcome: _TypeAlias = ResendOutcome  # noqa: Y015
 
 @_typing.final
 class RequestCodeRequest(_message.Message):
@@ -290,11 +358,12 @@ class Challenge(_message.Message):
     ENDS_AT_FIELD_NUMBER: _builtins.int
     LETTERS_FIELD_NUMBER: _builtins.int
     ADVICE_FIELD_NUMBER: _builtins.int
+    STALLED_FIELD_NUMBER: _builtins.int
     VERIFIED_AT_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
     """Public; safe to log."""
     version: _builtins.int
-    """Grows with each change."""
+    """Grows with each change, also with what only time changes; resume a watch with it. Place and expected_at move without it."""
     purpose: _builtins.str
     """As asked."""
     state: Global___ChallengeState.ValueType
@@ -303,6 +372,8 @@ class Challenge(_message.Message):
     """How many digits the code has."""
     attempts_left: _builtins.int
     """Tries left for this handle."""
+    stalled: Global___StallReason.ValueType
+    """Why no letter is coming by itself any more; unspecified while all is well."""
     @_builtins.property
     def resend_allowed_at(self) -> _timestamp_pb2.Timestamp:
         """When another letter may be asked for."""
@@ -317,7 +388,7 @@ class Challenge(_message.Message):
 
     @_builtins.property
     def advice(self) -> Global___Advice:
-        """What to tell the citizen now."""
+        """What to tell the citizen now; absent once verified."""
 
     @_builtins.property
     def verified_at(self) -> _timestamp_pb2.Timestamp:
@@ -336,11 +407,12 @@ class Challenge(_message.Message):
         ends_at: _timestamp_pb2.Timestamp | None = ...,
         letters: _abc.Iterable[Global___Letter] | None = ...,
         advice: Global___Advice | None = ...,
+        stalled: Global___StallReason.ValueType = ...,
         verified_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "ends_at", b"ends_at", "resend_allowed_at", b"resend_allowed_at", "verified_at", b"verified_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "attempts_left", b"attempts_left", "challenge_id", b"challenge_id", "code_length", b"code_length", "ends_at", b"ends_at", "letters", b"letters", "purpose", b"purpose", "resend_allowed_at", b"resend_allowed_at", "state", b"state", "verified_at", b"verified_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "attempts_left", b"attempts_left", "challenge_id", b"challenge_id", "code_length", b"code_length", "ends_at", b"ends_at", "letters", b"letters", "purpose", b"purpose", "resend_allowed_at", b"resend_allowed_at", "stalled", b"stalled", "state", b"state", "verified_at", b"verified_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,17 +426,26 @@ class Letter(_message.Message):
 
     REFERENCE_FIELD_NUMBER: _builtins.int
     FATE_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    EXPECTED_AT_FIELD_NUMBER: _builtins.int
     HANDED_OVER_AT_FIELD_NUMBER: _builtins.int
     DELIVERED_AT_FIELD_NUMBER: _builtins.int
     GOOD_UNTIL_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     QUEUED_AT_FIELD_NUMBER: _builtins.int
+    WANTED_UNTIL_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     """4–5 Crockford base32 characters, in the subject and the body of the mail. Not secret."""
     fate: Global___LetterFate.ValueType
     """Where the mail is."""
+    place: _builtins.int
+    """Letters in front of this one; absent when not known."""
     cause: Global___LetterCause.ValueType
     """Why it was made."""
+    @_builtins.property
+    def expected_at(self) -> _timestamp_pb2.Timestamp:
+        """When it should be in the mailbox; absent when not known."""
+
     @_builtins.property
     def handed_over_at(self) -> _timestamp_pb2.Timestamp:
         """When the relay took it: the clock of the code starts here."""
@@ -381,22 +462,31 @@ class Letter(_message.Message):
     def queued_at(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
 
+    @_builtins.property
+    def wanted_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when it is worth sending, as last extended by whoever asked again or watched."""
+
     def __init__(
         self,
         *,
         reference: _builtins.str = ...,
         fate: Global___LetterFate.ValueType = ...,
+        place: _builtins.int | None = ...,
+        expected_at: _timestamp_pb2.Timestamp | None = ...,
         handed_over_at: _timestamp_pb2.Timestamp | None = ...,
         delivered_at: _timestamp_pb2.Timestamp | None = ...,
         good_until: _timestamp_pb2.Timestamp | None = ...,
         cause: Global___LetterCause.ValueType = ...,
         queued_at: _timestamp_pb2.Timestamp | None = ...,
+        wanted_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered_at", b"delivered_at", "good_until", b"good_until", "handed_over_at", b"handed_over_at", "queued_at", b"queued_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_place", b"_place", "delivered_at", b"delivered_at", "expected_at", b"expected_at", "good_until", b"good_until", "handed_over_at", b"handed_over_at", "place", b"place", "queued_at", b"queued_at", "wanted_until", b"wanted_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "delivered_at", b"delivered_at", "fate", b"fate", "good_until", b"good_until", "handed_over_at", b"handed_over_at", "queued_at", b"queued_at", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_place", b"_place", "cause", b"cause", "delivered_at", b"delivered_at", "expected_at", b"expected_at", "fate", b"fate", "good_until", b"good_until", "handed_over_at", b"handed_over_at", "place", b"place", "queued_at", b"queued_at", "reference", b"reference", "wanted_until", b"wanted_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__place: _TypeAlias = _typing.Literal["place"]  # noqa: Y015
+    _WhichOneofArgType__place: _TypeAlias = _typing.Literal["_place", b"_place"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__place) -> _WhichOneofReturnType__place | None: ...
 
 Global___Letter: _TypeAlias = Letter  # noqa: Y015
 
@@ -430,11 +520,12 @@ class Advice(_message.Message):
     UNTIL_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    HOTLINE_FIELD_NUMBER: _builtins.int
     kind: Global___AdviceKind.ValueType
     """For a page that has its own words."""
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """For WAIT: until when."""
+        """For WAIT: until when. For ASK_AGAIN: not before."""
 
     @_builtins.property
     def text(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -444,6 +535,10 @@ class Advice(_message.Message):
     def alternatives(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For OTHER_CHANNEL and CALL: what the policy offers, such as `hotline`, `vneid`."""
 
+    @_builtins.property
+    def hotline(self) -> Global___Hotline:
+        """For OTHER_CHANNEL and CALL: absent when the policy names none."""
+
     def __init__(
         self,
         *,
@@ -451,14 +546,127 @@ class Advice(_message.Message):
         until: _timestamp_pb2.Timestamp | None = ...,
         text: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         alternatives: _abc.Iterable[_builtins.str] | None = ...,
+        hotline: Global___Hotline | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hotline", b"hotline", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "kind", b"kind", "text", b"text", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "hotline", b"hotline", "kind", b"kind", "text", b"text", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Advice: _TypeAlias = Advice  # noqa: Y015
+
+@_typing.final
+class Hotline(_message.Message):
+    """Hotline is who can be phoned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HoursEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PHONE_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
+    OPEN_NOW_FIELD_NUMBER: _builtins.int
+    phone: _builtins.str
+    """As people dial it."""
+    open_now: _builtins.bool
+    """Whether somebody answers now."""
+    @_builtins.property
+    def hours(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Vietnamese and English text of the opening hours."""
+
+    def __init__(
+        self,
+        *,
+        phone: _builtins.str = ...,
+        hours: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        open_now: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hours", b"hours", "open_now", b"open_now", "phone", b"phone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hotline: _TypeAlias = Hotline  # noqa: Y015
+
+@_typing.final
+class ResendCodeRequest(_message.Message):
+    """ResendCodeRequest asks for another letter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    handle: _builtins.str
+    """From RequestCode."""
+    idempotency_key: _builtins.str
+    """1–128 characters; a repeat with the same key tells of the letter that it queued, and queues no other."""
+    @_builtins.property
+    def client(self) -> Global___Client:
+        """As in RequestCode."""
+
+    def __init__(
+        self,
+        *,
+        handle: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        client: Global___Client | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "handle", b"handle", "idempotency_key", b"idempotency_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResendCodeRequest: _TypeAlias = ResendCodeRequest  # noqa: Y015
+
+@_typing.final
+class ResendCodeResponse(_message.Message):
+    """ResendCodeResponse says what became of the wish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    outcome: Global___ResendOutcome.ValueType
+    """Queued a letter, or why not."""
+    @_builtins.property
+    def challenge(self) -> Global___Challenge:
+        """The challenge as it is now."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___ResendOutcome.ValueType = ...,
+        challenge: Global___Challenge | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResendCodeResponse: _TypeAlias = ResendCodeResponse  # noqa: Y015
 
 @_typing.final
 class VerifyCodeRequest(_message.Message):
@@ -468,19 +676,31 @@ class VerifyCodeRequest(_message.Message):
 
     HANDLE_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
     handle: _builtins.str
     """From RequestCode."""
     code: _builtins.str
     """As typed; spaces, dashes and full-width digits are accepted."""
+    idempotency_key: _builtins.str
+    """At most 128 characters. A repeat within 60 s with the same key gets the same answer and costs no attempt; the same key with
+    another code is refused with IDEMPOTENCY_KEY_REUSED. Empty: no repeat is recognised.
+    """
+    @_builtins.property
+    def client(self) -> Global___Client:
+        """For limits on guessing."""
+
     def __init__(
         self,
         *,
         handle: _builtins.str = ...,
         code: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        client: Global___Client | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "handle", b"handle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "code", b"code", "handle", b"handle", "idempotency_key", b"idempotency_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -598,12 +818,27 @@ class Expired(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REISSUED_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    EXPECTED_AT_FIELD_NUMBER: _builtins.int
+    reissued: _builtins.bool
+    """True when a fresh code is on its way."""
+    reference: _builtins.str
+    """Reference of the fresh letter."""
+    @_builtins.property
+    def expected_at(self) -> _timestamp_pb2.Timestamp:
+        """When it should arrive; absent when not known."""
+
     def __init__(
         self,
+        *,
+        reissued: _builtins.bool = ...,
+        reference: _builtins.str = ...,
+        expected_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_at", b"expected_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_at", b"expected_at", "reference", b"reference", "reissued", b"reissued"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -611,14 +846,14 @@ Global___Expired: _TypeAlias = Expired  # noqa: Y015
 
 @_typing.final
 class Locked(_message.Message):
-    """Locked: nothing is compared until then."""
+    """Locked: nothing was compared."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RETRY_AT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def retry_at(self) -> _timestamp_pb2.Timestamp:
-        """Always set."""
+        """Always set. From then on: type again, or ask for a new code when the challenge is spent."""
 
     def __init__(
         self,
@@ -712,3 +947,144 @@ class GetChallengeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetChallengeResponse: _TypeAlias = GetChallengeResponse  # noqa: Y015
+
+@_typing.final
+class WatchChallengeRequest(_message.Message):
+    """WatchChallengeRequest starts or resumes a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    AFTER_VERSION_FIELD_NUMBER: _builtins.int
+    handle: _builtins.str
+    """From RequestCode."""
+    after_version: _builtins.int
+    """Send only what is newer; 0 for all."""
+    def __init__(
+        self,
+        *,
+        handle: _builtins.str = ...,
+        after_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_version", b"after_version", "handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchChallengeRequest: _TypeAlias = WatchChallengeRequest  # noqa: Y015
+
+@_typing.final
+class WatchChallengeResponse(_message.Message):
+    """WatchChallengeResponse: one change. The stream ends with the challenge, or after an hour; for an unknown handle it ends at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def challenge(self) -> Global___Challenge:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        challenge: Global___Challenge | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchChallengeResponse: _TypeAlias = WatchChallengeResponse  # noqa: Y015
+
+@_typing.final
+class CancelChallengeRequest(_message.Message):
+    """CancelChallengeRequest gives a handle back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    handle: _builtins.str
+    """From RequestCode."""
+    def __init__(
+        self,
+        *,
+        handle: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelChallengeRequest: _TypeAlias = CancelChallengeRequest  # noqa: Y015
+
+@_typing.final
+class CancelChallengeResponse(_message.Message):
+    """CancelChallengeResponse is empty for known and unknown handles alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelChallengeResponse: _TypeAlias = CancelChallengeResponse  # noqa: Y015
+
+@_typing.final
+class UnlockSubjectRequest(_message.Message):
+    """UnlockSubjectRequest ends a lock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    purpose: _builtins.str
+    """A purpose of the policy."""
+    subject: _builtins.str
+    """As in RequestCode."""
+    reason: _builtins.str
+    """For the audit line, 1–200 characters."""
+    def __init__(
+        self,
+        *,
+        purpose: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["purpose", b"purpose", "reason", b"reason", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockSubjectRequest: _TypeAlias = UnlockSubjectRequest  # noqa: Y015
+
+@_typing.final
+class UnlockSubjectResponse(_message.Message):
+    """UnlockSubjectResponse says whether there was a lock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAS_LOCKED_FIELD_NUMBER: _builtins.int
+    was_locked: _builtins.bool
+    """False when nothing was locked."""
+    def __init__(
+        self,
+        *,
+        was_locked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["was_locked", b"was_locked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockSubjectResponse: _TypeAlias = UnlockSubjectResponse  # noqa: Y015

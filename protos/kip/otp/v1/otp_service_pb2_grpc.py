@@ -44,6 +44,11 @@ class OtpServiceStub:
                 request_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.RequestCodeRequest.SerializeToString,
                 response_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.RequestCodeResponse.FromString,
                 _registered_method=True)
+        self.ResendCode = channel.unary_unary(
+                '/kip.otp.v1.OtpService/ResendCode',
+                request_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.ResendCodeRequest.SerializeToString,
+                response_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.ResendCodeResponse.FromString,
+                _registered_method=True)
         self.VerifyCode = channel.unary_unary(
                 '/kip.otp.v1.OtpService/VerifyCode',
                 request_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.VerifyCodeRequest.SerializeToString,
@@ -53,6 +58,21 @@ class OtpServiceStub:
                 '/kip.otp.v1.OtpService/GetChallenge',
                 request_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.GetChallengeRequest.SerializeToString,
                 response_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.GetChallengeResponse.FromString,
+                _registered_method=True)
+        self.WatchChallenge = channel.unary_stream(
+                '/kip.otp.v1.OtpService/WatchChallenge',
+                request_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.WatchChallengeRequest.SerializeToString,
+                response_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.WatchChallengeResponse.FromString,
+                _registered_method=True)
+        self.CancelChallenge = channel.unary_unary(
+                '/kip.otp.v1.OtpService/CancelChallenge',
+                request_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.CancelChallengeRequest.SerializeToString,
+                response_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.CancelChallengeResponse.FromString,
+                _registered_method=True)
+        self.UnlockSubject = channel.unary_unary(
+                '/kip.otp.v1.OtpService/UnlockSubject',
+                request_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.UnlockSubjectRequest.SerializeToString,
+                response_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.UnlockSubjectResponse.FromString,
                 _registered_method=True)
 
 
@@ -72,6 +92,13 @@ class OtpServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResendCode(self, request, context):
+        """ResendCode asks for another letter of an open challenge. While the last letter waits, nothing is queued and the answer says when it is expected.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def VerifyCode(self, request, context):
         """VerifyCode judges what the citizen typed. Every outcome is a value; exactly one call in the life of a challenge is `accepted`.
         """
@@ -86,6 +113,27 @@ class OtpServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchChallenge(self, request, context):
+        """WatchChallenge streams the challenge at each change, from any replica, until it ends. Resume with the last version seen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelChallenge(self, request, context):
+        """CancelChallenge detaches this handle; the letter is withdrawn when the last handle is gone. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlockSubject(self, request, context):
+        """UnlockSubject ends a lock of a subject and purpose. Needs the scope `unlock`; audited.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OtpServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +141,11 @@ def add_OtpServiceServicer_to_server(servicer, server):
                     servicer.RequestCode,
                     request_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.RequestCodeRequest.FromString,
                     response_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.RequestCodeResponse.SerializeToString,
+            ),
+            'ResendCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResendCode,
+                    request_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.ResendCodeRequest.FromString,
+                    response_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.ResendCodeResponse.SerializeToString,
             ),
             'VerifyCode': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyCode,
@@ -103,6 +156,21 @@ def add_OtpServiceServicer_to_server(servicer, server):
                     servicer.GetChallenge,
                     request_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.GetChallengeRequest.FromString,
                     response_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.GetChallengeResponse.SerializeToString,
+            ),
+            'WatchChallenge': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchChallenge,
+                    request_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.WatchChallengeRequest.FromString,
+                    response_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.WatchChallengeResponse.SerializeToString,
+            ),
+            'CancelChallenge': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelChallenge,
+                    request_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.CancelChallengeRequest.FromString,
+                    response_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.CancelChallengeResponse.SerializeToString,
+            ),
+            'UnlockSubject': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlockSubject,
+                    request_deserializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.UnlockSubjectRequest.FromString,
+                    response_serializer=kip_dot_otp_dot_v1_dot_otp__service__pb2.UnlockSubjectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +205,33 @@ class OtpService:
             '/kip.otp.v1.OtpService/RequestCode',
             kip_dot_otp_dot_v1_dot_otp__service__pb2.RequestCodeRequest.SerializeToString,
             kip_dot_otp_dot_v1_dot_otp__service__pb2.RequestCodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResendCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kip.otp.v1.OtpService/ResendCode',
+            kip_dot_otp_dot_v1_dot_otp__service__pb2.ResendCodeRequest.SerializeToString,
+            kip_dot_otp_dot_v1_dot_otp__service__pb2.ResendCodeResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -191,6 +286,87 @@ class OtpService:
             '/kip.otp.v1.OtpService/GetChallenge',
             kip_dot_otp_dot_v1_dot_otp__service__pb2.GetChallengeRequest.SerializeToString,
             kip_dot_otp_dot_v1_dot_otp__service__pb2.GetChallengeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchChallenge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kip.otp.v1.OtpService/WatchChallenge',
+            kip_dot_otp_dot_v1_dot_otp__service__pb2.WatchChallengeRequest.SerializeToString,
+            kip_dot_otp_dot_v1_dot_otp__service__pb2.WatchChallengeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelChallenge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kip.otp.v1.OtpService/CancelChallenge',
+            kip_dot_otp_dot_v1_dot_otp__service__pb2.CancelChallengeRequest.SerializeToString,
+            kip_dot_otp_dot_v1_dot_otp__service__pb2.CancelChallengeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlockSubject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kip.otp.v1.OtpService/UnlockSubject',
+            kip_dot_otp_dot_v1_dot_otp__service__pb2.UnlockSubjectRequest.SerializeToString,
+            kip_dot_otp_dot_v1_dot_otp__service__pb2.UnlockSubjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,10 +42,18 @@ class OtpServiceStub:
     """RequestCode opens a challenge and queues its first letter, or joins the caller's equal challenge whose letter still waits.
     Durable when it answers: the letter is sent even if this process dies. Idempotent by (caller, idempotency_key) for 24 hours.
     """
+    ResendCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.ResendCodeRequest, _otp_service_pb2.ResendCodeResponse]
+    """ResendCode asks for another letter of an open challenge. While the last letter waits, nothing is queued and the answer says when it is expected."""
     VerifyCode: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.VerifyCodeRequest, _otp_service_pb2.VerifyCodeResponse]
     """VerifyCode judges what the citizen typed. Every outcome is a value; exactly one call in the life of a challenge is `accepted`."""
     GetChallenge: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.GetChallengeRequest, _otp_service_pb2.GetChallengeResponse]
     """GetChallenge tells where the mail is and what to do now."""
+    WatchChallenge: _grpc.UnaryStreamMultiCallable[_otp_service_pb2.WatchChallengeRequest, _otp_service_pb2.WatchChallengeResponse]
+    """WatchChallenge streams the challenge at each change, from any replica, until it ends. Resume with the last version seen."""
+    CancelChallenge: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.CancelChallengeRequest, _otp_service_pb2.CancelChallengeResponse]
+    """CancelChallenge detaches this handle; the letter is withdrawn when the last handle is gone. Idempotent."""
+    UnlockSubject: _grpc.UnaryUnaryMultiCallable[_otp_service_pb2.UnlockSubjectRequest, _otp_service_pb2.UnlockSubjectResponse]
+    """UnlockSubject ends a lock of a subject and purpose. Needs the scope `unlock`; audited."""
 
 @_typing.type_check_only
 class OtpServiceAsyncStub(OtpServiceStub):
@@ -61,10 +69,18 @@ class OtpServiceAsyncStub(OtpServiceStub):
     """RequestCode opens a challenge and queues its first letter, or joins the caller's equal challenge whose letter still waits.
     Durable when it answers: the letter is sent even if this process dies. Idempotent by (caller, idempotency_key) for 24 hours.
     """
+    ResendCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.ResendCodeRequest, _otp_service_pb2.ResendCodeResponse]  # type: ignore[assignment]
+    """ResendCode asks for another letter of an open challenge. While the last letter waits, nothing is queued and the answer says when it is expected."""
     VerifyCode: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.VerifyCodeRequest, _otp_service_pb2.VerifyCodeResponse]  # type: ignore[assignment]
     """VerifyCode judges what the citizen typed. Every outcome is a value; exactly one call in the life of a challenge is `accepted`."""
     GetChallenge: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.GetChallengeRequest, _otp_service_pb2.GetChallengeResponse]  # type: ignore[assignment]
     """GetChallenge tells where the mail is and what to do now."""
+    WatchChallenge: _aio.UnaryStreamMultiCallable[_otp_service_pb2.WatchChallengeRequest, _otp_service_pb2.WatchChallengeResponse]  # type: ignore[assignment]
+    """WatchChallenge streams the challenge at each change, from any replica, until it ends. Resume with the last version seen."""
+    CancelChallenge: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.CancelChallengeRequest, _otp_service_pb2.CancelChallengeResponse]  # type: ignore[assignment]
+    """CancelChallenge detaches this handle; the letter is withdrawn when the last handle is gone. Idempotent."""
+    UnlockSubject: _aio.UnaryUnaryMultiCallable[_otp_service_pb2.UnlockSubjectRequest, _otp_service_pb2.UnlockSubjectResponse]  # type: ignore[assignment]
+    """UnlockSubject ends a lock of a subject and purpose. Needs the scope `unlock`; audited."""
 
 class OtpServiceServicer(metaclass=_abc_1.ABCMeta):
     """OtpService issues one-time codes by mail and verifies them. Callers are platform services; a citizen is never a caller.
@@ -85,6 +101,14 @@ class OtpServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ResendCode(
+        self,
+        request: _otp_service_pb2.ResendCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_otp_service_pb2.ResendCodeResponse, _abc.Awaitable[_otp_service_pb2.ResendCodeResponse]]:
+        """ResendCode asks for another letter of an open challenge. While the last letter waits, nothing is queued and the answer says when it is expected."""
+
+    @_abc_1.abstractmethod
     def VerifyCode(
         self,
         request: _otp_service_pb2.VerifyCodeRequest,
@@ -99,5 +123,29 @@ class OtpServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_otp_service_pb2.GetChallengeResponse, _abc.Awaitable[_otp_service_pb2.GetChallengeResponse]]:
         """GetChallenge tells where the mail is and what to do now."""
+
+    @_abc_1.abstractmethod
+    def WatchChallenge(
+        self,
+        request: _otp_service_pb2.WatchChallengeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_otp_service_pb2.WatchChallengeResponse], _abc.AsyncIterator[_otp_service_pb2.WatchChallengeResponse]]:
+        """WatchChallenge streams the challenge at each change, from any replica, until it ends. Resume with the last version seen."""
+
+    @_abc_1.abstractmethod
+    def CancelChallenge(
+        self,
+        request: _otp_service_pb2.CancelChallengeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_otp_service_pb2.CancelChallengeResponse, _abc.Awaitable[_otp_service_pb2.CancelChallengeResponse]]:
+        """CancelChallenge detaches this handle; the letter is withdrawn when the last handle is gone. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def UnlockSubject(
+        self,
+        request: _otp_service_pb2.UnlockSubjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_otp_service_pb2.UnlockSubjectResponse, _abc.Awaitable[_otp_service_pb2.UnlockSubjectResponse]]:
+        """UnlockSubject ends a lock of a subject and purpose. Needs the scope `unlock`; audited."""
 
 def add_OtpServiceServicer_to_server(servicer: OtpServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,27 +1,33 @@
--- commit: write records and outbox entries of one shard, all or nothing.
+-- commit: write records and outbox entries of one shard, all or nothing, and hint at the change.
 -- KEYS[1]   stream   the shard's outbox
--- KEYS[2…]  hashes   {v = version, d = data}; expire at the given instant
--- ARGV      records as triples: new version, data, expiry (Unix ms); a record is written only if its stored version is one
---           lower (0 = not there). Then the entries: number of fields, field, value, field, value, …
+-- KEYS[2…]  strings  a version (8 octets, big-endian), the notes (22 octets), the data; expire at the given instant
+-- ARGV[1]   id of the challenge that changes, or ''; ARGV[2] the shard's channel of hints, in the same slot
+-- ARGV[3…]  records as fours: the version that must be stored ('' = no record), the new one, the data, expiry (Unix ms).
+--           Then the entries: number of fields, field, value, field, value, …
 -- returns   false when a version does not match: nothing was written; else the ids of the entries
-local at = 1
+local at = 3
 for i = 2, #KEYS do
-  local stored = tonumber(redis.call('HGET', KEYS[i], 'v') or '0')
-  if stored ~= tonumber(ARGV[at]) - 1 then
+  if redis.call('GETRANGE', KEYS[i], 0, 7) ~= ARGV[at] then
     return false
   end
-  at = at + 3
+  at = at + 4
 end
-at = 1
+at = 3
 for i = 2, #KEYS do
-  redis.call('HSET', KEYS[i], 'v', ARGV[at], 'd', ARGV[at + 1])
-  redis.call('PEXPIREAT', KEYS[i], ARGV[at + 2])
-  at = at + 3
+  local notes = redis.call('GETRANGE', KEYS[i], 8, 29)
+  if notes == '' then
+    notes = string.rep('\0', 22)
+  end
+  redis.call('SET', KEYS[i], ARGV[at + 1] .. notes .. ARGV[at + 2], 'PXAT', ARGV[at + 3])
+  at = at + 4
 end
 local ids = {}
 while at <= #ARGV do
   local fields = tonumber(ARGV[at])
   ids[#ids + 1] = redis.call('XADD', KEYS[1], '*', unpack(ARGV, at + 1, at + fields))
   at = at + fields + 1
+end
+if ARGV[1] ~= '' then
+  redis.call('SPUBLISH', ARGV[2], ARGV[1])
 end
 return ids

@@ -1,0 +1,223 @@
+"""Implements `Queue` on kafka-python: once a second, how far the mailer's group is and where its topic ends.
+
+One thread owns the blocking client; each question in it is bounded. The client is opened for the first sample, used
+again for every other, and thrown away after any trouble. A sample that fails leaves the one before, which grows old.
+Reading needs DESCRIBE on the group and on the topic; nothing is joined, committed or consumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import structlog
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient, OffsetSpec
+from kafka.errors import KafkaError
+
+from services.chassis.clock import Clock, system_clock
+from services.chassis.kafka_client import client_config, open_client
+from services.chassis.retry import patiently
+from services.chassis.settings import KafkaSettings
+from services.otp.metrics import OtpMetrics
+from services.otp.outbound.kafka_events import CODE_REQUESTED
+from services.otp.ports import Position
+from services.otp.rules.outlook import LEARNING, Offsets, Outlook, Rate, Sample, forecast, learnt, sampled, whole_second
+
+MAILER_GROUP = "mailer-otp"
+SAMPLE_PAUSE = timedelta(seconds=1)
+ANSWER_WITHIN = timedelta(seconds=3)  # a calm broker takes milliseconds, one that changes leaders a second or two
+CLOSE_WITHIN = timedelta(seconds=2)
+
+
+class OffsetReader(Protocol):
+    """Reads the offsets of one group and topic; blocks, for a bounded time."""
+
+    def read(self) -> Mapping[int, Offsets]:
+        """Return the offsets of each partition.
+
+        Raises:
+            KafkaError, OSError: at least one could not be read; the reader is good for nothing more.
+        """
+
+    def close(self) -> None:
+        """Let go of the brokers."""
+
+
+class AdminReader:
+    """Implements `OffsetReader` with an admin client, or what behaves like one."""
+
+    def __init__(self, admin: Any, group: str, topic: str) -> None:
+        self._admin = admin
+        self._group = group
+        self._topic = topic
+
+    @classmethod
+    def opened(cls, settings: KafkaSettings, group: str, topic: str) -> AdminReader:
+        """Connect. Raises as `open_client` does."""
+        config = client_config(settings) | {"client_id": "otp-queue"}
+        return cls(open_client(KafkaAdminClient, ANSWER_WITHIN, **config), group, topic)
+
+    def read(self) -> Mapping[int, Offsets]:
+        """Implements `OffsetReader`: commits first, ends last, so that a queue looks a little too long, never short.
+
+        Where nothing was committed yet the mailer begins at the first record, as all our consumers do.
+        """
+        told = self._admin.list_group_offsets([self._group])[self._group]
+        committed = {
+            place: each.offset for place, each in told.items() if place.topic == self._topic and each.offset >= 0
+        }
+        begun = self._partitions() - committed.keys()
+        positions = self._offsets(begun, OffsetSpec.EARLIEST) | committed
+        ends = self._offsets(positions.keys(), OffsetSpec.LATEST)
+        return {
+            place.partition: Offsets(offset, ends[place])
+            for place, offset in positions.items()
+            if offset <= ends[place]  # beyond: of a topic that was made anew
+        }
+
+    def _partitions(self) -> set[TopicPartition]:
+        (topic,) = self._admin.describe_topics([self._topic])
+        return {TopicPartition(self._topic, each["partition_index"]) for each in topic["partitions"]}
+
+    def _offsets(self, places: Collection[TopicPartition], which: OffsetSpec) -> dict[TopicPartition, int]:
+        if not places:
+            return {}
+        within_ms = int(ANSWER_WITHIN.total_seconds() * 1000)
+        told = self._admin.list_partition_offsets(dict.fromkeys(places, which), timeout_ms=within_ms)
+        return {place: each.offset for place, each in told.items()}
+
+    def close(self) -> None:
+        """Implements `OffsetReader`."""
+        self._admin.close()
+
+
+class KafkaQueue:
+    """Implements `Queue`.
+
+    Args:
+        open_reader: called in the queue's thread, for the first sample and after trouble.
+        clock: tells how old a sample is.
+        metrics: show the age of the last sample.
+        share: how many times as many hand-overs there are as this process hears of: all partitions of the delivery
+            topic, divided by those assigned to us; 0 when none is, then nothing is learnt.
+    """
+
+    def __init__(
+        self,
+        open_reader: Callable[[], OffsetReader],
+        clock: Clock,
+        metrics: OtpMetrics,
+        share: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        self._open_reader = open_reader
+        self._clock = clock
+        self._metrics = metrics
+        self._share = share
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-queue")
+        self._reader: OffsetReader | None = None
+        self._sample: Sample | None = None
+        self._rate = Rate()
+        self._heard = 0
+        self._opened_at = clock()
+        metrics.queue_sample_age.set_function(self._age_s)
+
+    def outlook(self, position: Position | None, now: datetime) -> Outlook:
+        """Implements `Queue`."""
+        if position is None or self._sample is None:
+            return Outlook()
+        told = forecast(self._sample, self._rate, position.partition, position.offset, self._clock())
+        if told is None:
+            return Outlook()
+        return Outlook(told.place, None if told.wait is None else whole_second(now + told.wait))
+
+    def handed_over(self, at: datetime) -> None:
+        """Implements `Queue`; what comes late, after an outage, is no sign of how fast letters leave now."""
+        if self._clock() - at <= LEARNING:
+            self._heard += 1
+
+    async def sample(self) -> None:
+        """Take one sample; not to be called again before it has returned.
+
+        Raises:
+            KafkaError, OSError: no broker, or none that tells; the sample before stays and grows old.
+        """
+        asked_at = self._clock()  # before the reading: a sample is at least this fresh, never staler than it says
+        try:
+            offsets = await asyncio.get_running_loop().run_in_executor(self._thread, self._read)
+        except Exception:
+            self._metrics.queue_sample_failures.inc()
+            raise
+        before, self._sample = self._sample, sampled(self._sample, asked_at, offsets)
+        share, heard = self._share(), self._heard
+        self._heard = 0
+        if share > 0:
+            self._rate = learnt(self._rate, before, self._sample, heard * share)
+
+    async def sample_for_ever(self, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Sample every second, and after trouble again with growing pauses. Ends only when it is cancelled."""
+        while True:
+            await patiently(self._logged_sample, what="the mailer's queue", on=(Exception,), within=None, sleep=pause)
+            await pause(SAMPLE_PAUSE.total_seconds())
+
+    async def close(self) -> None:
+        """Let go of the brokers; a sample that is under way is waited for, but not for long."""
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._drop)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN.total_seconds()):
+                await closing
+        self._thread.shutdown(wait=False)
+
+    async def _logged_sample(self) -> None:
+        try:
+            await self.sample()
+        except (KafkaError, OSError):
+            raise
+        except Exception:
+            structlog.get_logger().exception("queue_sample_failed")
+            raise
+
+    def _read(self) -> Mapping[int, Offsets]:
+        try:
+            if self._reader is None:
+                self._reader = self._open_reader()
+            return self._reader.read()
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            with contextlib.suppress(KafkaError, OSError, RuntimeError):  # thrown away because it does not work
+                reader.close()
+
+    def _age_s(self) -> float:
+        since = self._sample.at if self._sample is not None else self._opened_at
+        return (self._clock() - since).total_seconds()
+
+
+@asynccontextmanager
+async def queue_sampled(
+    settings: KafkaSettings,
+    metrics: OtpMetrics,
+    share: Callable[[], float] = lambda: 1.0,
+    *,
+    group: str = MAILER_GROUP,
+    topic: str = CODE_REQUESTED,
+) -> AsyncIterator[KafkaQueue]:
+    """Yield the queue, sampled in the background from now on, and let go of the brokers at the end."""
+    queue = KafkaQueue(lambda: AdminReader.opened(settings, group, topic), system_clock, metrics, share)
+    sampling = asyncio.create_task(queue.sample_for_ever())
+    try:
+        yield queue
+    finally:
+        sampling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampling
+        await queue.close()

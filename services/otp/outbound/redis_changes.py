@@ -1,0 +1,106 @@
+"""Hints that a challenge has changed, over sharded pub/sub; every process hears those it has watchers for.
+
+A hint is no promise: a connection that breaks loses some, so watchers look again by themselves, and a hint only makes
+them look sooner. One connection a process, subscribed to the channels of the shards that are being watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+SUBSCRIBED_WITHIN_S = 0.2  # how late a new shard may be heard; its watchers look again every two seconds anyway
+PAUSE_AFTER_FAILURE = timedelta(seconds=1)
+
+
+def hint_channel(shard: int) -> str:
+    """Return the sharded channel of a shard; it is in the slot of the shard's keys."""
+    return f"otp:{{s{shard:02x}}}:changed"
+
+
+class Hints:
+    """Implements `Changes`."""
+
+    def __init__(self) -> None:
+        self._heard = asyncio.Event()
+
+    def hear(self) -> None:
+        """Note a change."""
+        self._heard.set()
+
+    async def next(self, within: timedelta) -> None:
+        """Implements `Changes`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within.total_seconds()):
+                await self._heard.wait()
+        self._heard.clear()
+
+
+class RedisChanges:
+    """Who in this process waits for which challenge; `listen` hears for all of them."""
+
+    def __init__(self, redis: Redis) -> None:
+        """Hear through this client, on a connection of its own."""
+        self._redis = redis
+        self._waiting: defaultdict[str, set[Hints]] = defaultdict(set)
+        self._shards: Counter[int] = Counter()
+
+    @contextmanager
+    def of(self, challenge_id: str, shard: int | None) -> Iterator[Hints]:
+        """Hear of one challenge while the context lasts; of what is no challenge nothing is heard."""
+        hints = Hints()
+        if shard is None:
+            yield hints
+            return
+        self._waiting[challenge_id].add(hints)
+        self._shards[shard] += 1
+        try:
+            yield hints
+        finally:
+            self._shards[shard] -= 1
+            self._waiting[challenge_id].discard(hints)
+            if not self._waiting[challenge_id]:
+                del self._waiting[challenge_id]
+
+    async def listen(self) -> None:
+        """Hear until cancelled; a server that is away is asked again every second."""
+        while True:
+            try:
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    await self._hear(pubsub)
+            except (RedisError, OSError) as error:
+                structlog.get_logger().warning("hints_lost", error=type(error).__name__)
+            await asyncio.sleep(PAUSE_AFTER_FAILURE.total_seconds())
+
+    async def _hear(self, pubsub: Any) -> None:
+        subscribed: set[int] = set()
+        while True:
+            _end_if_cancelled()
+            wanted = {shard for shard, watchers in self._shards.items() if watchers > 0}
+            if wanted - subscribed:
+                await pubsub.ssubscribe(*map(hint_channel, wanted - subscribed))
+            if subscribed - wanted:
+                await pubsub.sunsubscribe(*map(hint_channel, subscribed - wanted))
+            subscribed = wanted
+            if not subscribed:
+                await asyncio.sleep(SUBSCRIBED_WITHIN_S)
+                continue
+            message = await pubsub.get_message(timeout=SUBSCRIBED_WITHIN_S)
+            if message is not None and message["type"] == "smessage":
+                for hints in self._waiting.get(message["data"].decode(), ()):
+                    hints.hear()
+
+
+def _end_if_cancelled() -> None:
+    """Raise what a library has swallowed: `asyncio.wait_for` of Python 3.11 does, when its result comes that moment."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -1,0 +1,53 @@
+"""A second otp beside the one of a stack: the same stores, keys and callers, other ports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from deploy.dev.python_process import CHECKOUT
+from deploy.dev.server_process import ServerProcess
+from tests.e2e.metrics_page import page_of
+from tests.e2e.stacks import Running
+
+MOVED = {"OTP_GRPC_ADDRESS": "grpc", "OTP_HTTP_ADDRESS": "http", "OTP_PROBE_ADDRESS": "probe"}
+
+
+class OtpReplica(ServerProcess):
+    """A context manager: it runs inside.
+
+    Args:
+        running: whose otp it stands beside.
+        folder: for its log.
+    """
+
+    def __init__(self, running: Running, folder: Path) -> None:
+        super().__init__("otp-2", folder / "otp-2.log", {"grpc": None, "http": None, "probe": None})
+        self._first = running.stack["otp"]
+        self.addresses()
+
+    def command(self) -> list[str]:
+        """Run what the first one runs."""
+        return self._first.command()
+
+    def environment(self) -> dict[str, str]:
+        """Return what the first one gets, with ports of its own."""
+        return self._first.environment() | {name: self.addresses()[port] for name, port in MOVED.items()}
+
+    def working_directory(self) -> Path:
+        """Run where the first one runs."""
+        return CHECKOUT
+
+    def is_ready(self) -> bool:
+        """Ask its metrics page, and that it has joined the group."""
+        try:
+            return "otp_build_info" in page_of(self.addresses()["http"]) and "partitions_assigned" in self.log_text()
+        except OSError:
+            return False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()

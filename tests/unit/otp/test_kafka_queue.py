@@ -1,0 +1,301 @@
+"""Sampling the mailer's queue: what a failed sample leaves, when the client is opened anew, and what the rate is of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from kafka import TopicPartition, errors
+from kafka.admin import OffsetSpec
+from kafka.structs import OffsetAndMetadata, OffsetAndTimestamp
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from services.otp.metrics import OtpMetrics
+from services.otp.outbound.kafka_queue import AdminReader, KafkaQueue
+from services.otp.ports import Position
+from services.otp.rules.outlook import Offsets, Outlook
+from tests.conditions import eventually
+from tests.fakes.clock import FakeClock
+
+AWAY = errors.KafkaConnectionError("away")
+TOPIC, OTHER = "letters", "notices"
+
+
+class Broker:
+    """What a broker says, or how it fails; opens readers of itself, and is one."""
+
+    def __init__(self) -> None:
+        self.offsets: Mapping[int, Offsets] = {0: Offsets(10, 10)}
+        self.failure: Exception | None = None
+        self.opened = self.closed = 0
+        self.asked: Callable[[], None] = lambda: None
+        """Called when it is asked, before it answers."""
+
+    def open(self) -> Broker:
+        self.opened += 1
+        return self
+
+    def read(self) -> Mapping[int, Offsets]:
+        self.asked()
+        if self.failure is not None:
+            raise self.failure
+        return self.offsets
+
+    def close(self) -> None:
+        self.closed += 1
+        raise errors.KafkaConnectionError  # as clients do that no longer work
+
+
+class Office:
+    """A queue over a scripted broker, under a clock that the test turns."""
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.broker, self.clock, self.registry = Broker(), FakeClock(), CollectorRegistry()
+        self.share = share
+        self.queue = KafkaQueue(self.broker.open, self.clock, OtpMetrics(self.registry, []), lambda: self.share)
+
+    async def sample(self, committed: int, end: int, *, after_s: float = 1, handed_over: int = 0) -> None:
+        """Let time pass, tell of hand-overs, and take a sample of partition 0."""
+        self.clock.pass_by(timedelta(seconds=after_s))
+        for _ in range(handed_over):
+            self.queue.handed_over(self.clock())
+        self.broker.offsets = {0: Offsets(committed, end)}
+        await self.queue.sample()
+
+    async def surge(self, seconds: int = 12, *, each: int = 4) -> None:
+        """See a backlog in which so many letters leave each second."""
+        await self.sample(0, 9_999)
+        for second in range(1, seconds):
+            await self.sample(each * second, 9_999, handed_over=each)
+
+    def outlook(self, offset: int) -> tuple[int | None, float | None]:
+        """Return place and seconds until departure."""
+        told = self.queue.outlook(Position(0, offset), self.clock())
+        return told.place, None if told.leaves_at is None else (told.leaves_at - self.clock()).total_seconds()
+
+    def number(self, name: str) -> float | None:
+        return self.registry.get_sample_value(name)
+
+
+@asynccontextmanager
+async def office(share: float = 1.0) -> AsyncIterator[Office]:
+    made = Office(share)
+    try:
+        yield made
+    finally:
+        await made.queue.close()
+
+
+async def test_before_the_first_sample_nothing_is_known() -> None:
+    async with office() as it:
+        it.clock.pass_by(timedelta(seconds=3))
+
+        assert it.queue.outlook(Position(0, 10), it.clock()) == Outlook()
+        assert it.number("otp_queue_sample_age_seconds") == 3
+
+
+async def test_without_a_position_nothing_is_known() -> None:
+    async with office() as it:
+        await it.sample(10, 10)
+
+        assert it.queue.outlook(None, it.clock()) == Outlook()
+        assert it.outlook(10) == (0, 0)
+
+
+async def test_the_time_of_departure_is_a_whole_second_of_the_askers_clock() -> None:
+    async with office() as it:
+        await it.sample(10, 10)
+        elsewhere = it.clock() + timedelta(minutes=7, milliseconds=300)
+
+        told = it.queue.outlook(Position(0, 10), elsewhere)
+
+        assert told == Outlook(0, it.clock() + timedelta(minutes=7, seconds=1))
+
+
+async def test_a_sample_that_fails_leaves_the_one_before_which_grows_old() -> None:
+    async with office() as it:
+        await it.sample(10, 20)
+        it.broker.failure = AWAY
+        it.clock.pass_by(timedelta(seconds=15))
+
+        with pytest.raises(errors.KafkaConnectionError):
+            await it.queue.sample()
+
+        assert it.outlook(15)[0] == 5
+        assert it.number("otp_queue_sample_age_seconds") == 15
+        assert it.number("otp_queue_sample_failures_total") == 1
+        it.clock.pass_by(timedelta(milliseconds=1))
+        assert it.outlook(15) == (None, None)
+
+
+async def test_a_sample_is_as_old_as_the_question_however_late_the_answer() -> None:
+    async with office() as it:
+        it.broker.asked = lambda: it.clock.pass_by(timedelta(seconds=2))
+
+        await it.queue.sample()
+
+        assert it.number("otp_queue_sample_age_seconds") == 2
+
+
+async def test_a_client_that_works_is_used_again_and_one_that_failed_is_thrown_away() -> None:
+    async with office() as it:
+        for _ in range(3):
+            await it.queue.sample()
+        assert (it.broker.opened, it.broker.closed) == (1, 0)
+
+        it.broker.failure = AWAY
+        with pytest.raises(errors.KafkaConnectionError):
+            await it.queue.sample()
+        it.broker.failure = None
+        await it.queue.sample()
+
+        assert (it.broker.opened, it.broker.closed) == (2, 1)
+    assert it.broker.closed == 2
+
+
+@pytest.mark.parametrize("failure", [AWAY, OSError("reset"), ZeroDivisionError("a bug of ours")], ids=repr)
+async def test_nothing_ends_the_sampling_and_after_trouble_the_pauses_grow(failure: Exception) -> None:
+    async with office() as it:
+        it.broker.failure = failure
+        pauses: list[float] = []
+
+        async def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 15:
+                it.broker.failure = None
+            await asyncio.sleep(0)
+
+        with capture_logs() as logs:
+            sampling = asyncio.create_task(it.queue.sample_for_ever(pause))
+            try:
+                await eventually(lambda: len(pauses) > 20, what="it has failed 15 times, and works again")
+            finally:
+                sampling.cancel()
+
+        assert it.outlook(10) == (0, 0)
+        assert max(pauses[:3]) < max(pauses[3:15]) <= 5
+        assert set(pauses[15:]) == {1.0}
+        assert it.number("otp_queue_sample_failures_total") == 15
+        tracebacks = [log for log in logs if log.get("exc_info")]
+        assert len(tracebacks) == (15 if isinstance(failure, ZeroDivisionError) else 0)
+
+
+async def test_the_rate_is_learnt_in_a_backlog_and_tells_when_a_letter_leaves() -> None:
+    async with office() as it:
+        await it.surge(each=4)
+
+        assert it.outlook(44 + 400) == (400, 100)
+
+
+async def test_one_of_three_that_hear_of_hand_overs_reckons_with_three_times_as_many() -> None:
+    async with office(share=3.0) as it:
+        await it.surge(each=4)
+
+        assert it.outlook(44 + 1_200) == (1_200, 100)
+
+
+async def test_who_hears_of_no_hand_overs_learns_nothing_and_keeps_what_it_knew() -> None:
+    async with office() as it:
+        it.share = 0.0
+        await it.surge(each=4)
+        assert it.outlook(44 + 400) == (400, None)
+
+        it.share = 1.0
+        await it.sample(9_999, 9_999)
+        await it.surge(each=4)
+        it.share = 0.0
+        await it.sample(48, 9_999)
+        assert it.outlook(48 + 400) == (400, 100)
+
+
+async def test_the_rate_is_kept_while_idle() -> None:
+    async with office() as it:
+        await it.surge(each=4)
+        for _ in range(100):
+            await it.sample(9_999, 9_999, handed_over=1)
+
+        await it.sample(9_999, 99_999)
+
+        assert it.outlook(9_999 + 400) == (400, 100)
+
+
+async def test_hand_overs_of_an_idle_second_do_not_count_for_a_busy_one() -> None:
+    async with office() as it:
+        for _ in range(30):
+            await it.sample(0, 0, handed_over=100)
+
+        await it.surge(each=4)
+
+        assert it.outlook(44 + 400) == (400, 100)
+
+
+async def test_news_of_hand_overs_long_ago_teaches_nothing() -> None:
+    async with office() as it:
+        for _ in range(1_000):
+            it.queue.handed_over(it.clock() - timedelta(seconds=30, milliseconds=1))
+        await it.surge(each=4)
+        for _ in range(10):
+            it.queue.handed_over(it.clock() - timedelta(seconds=31))
+        await it.sample(48, 9_999, handed_over=4)
+
+        assert it.outlook(48 + 400) == (400, 100)
+
+
+class ScriptedAdmin:
+    """Stands in for kafka-python's admin client: offsets where work resumes, where logs begin and where they end."""
+
+    def __init__(
+        self,
+        committed: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
+        begins: Mapping[TopicPartition, int] | None = None,
+    ) -> None:
+        self._committed = committed
+        self._told = {OffsetSpec.LATEST: ends, OffsetSpec.EARLIEST: begins or {}}
+        self.asked: list[Any] = []
+
+    def list_group_offsets(self, groups: list[str]) -> dict[str, dict[TopicPartition, OffsetAndMetadata]]:
+        self.asked += groups
+        told = {place: OffsetAndMetadata(offset, "", -1) for place, offset in self._committed.items()}
+        return dict.fromkeys(groups, told)
+
+    def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
+        assert topics == [TOPIC]
+        return [{"partitions": [{"partition_index": place.partition} for place in self._told[OffsetSpec.LATEST]]}]
+
+    def list_partition_offsets(
+        self, specs: Mapping[TopicPartition, OffsetSpec], timeout_ms: int
+    ) -> dict[TopicPartition, OffsetAndTimestamp]:
+        assert timeout_ms > 0
+        self.asked += [(which, place) for place, which in specs.items()]
+        return {place: OffsetAndTimestamp(self._told[which][place], -1, None) for place, which in specs.items()}
+
+
+def test_partitions_of_the_topic_are_read_and_the_ends_last() -> None:
+    first, second, foreign = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 7), TopicPartition(OTHER, 1)
+    admin = ScriptedAdmin({first: 3, foreign: 4, second: 5}, {first: 9, second: 5})
+
+    assert AdminReader(admin, "mailer", TOPIC).read() == {0: Offsets(3, 9), 7: Offsets(5, 5)}
+    assert admin.asked == ["mailer", (OffsetSpec.LATEST, first), (OffsetSpec.LATEST, second)]
+
+
+def test_where_nothing_was_committed_the_mailer_begins_at_the_beginning() -> None:
+    first, second, third = (TopicPartition(TOPIC, number) for number in range(3))
+    admin = ScriptedAdmin({first: 3, second: -1}, {first: 9, second: 5, third: 4}, {second: 2, third: 0})
+
+    read = AdminReader(admin, "mailer", TOPIC).read()
+
+    assert read == {0: Offsets(3, 9), 1: Offsets(2, 5), 2: Offsets(0, 4)}
+    assert [which for which, _ in admin.asked[1:]] == [OffsetSpec.EARLIEST] * 2 + [OffsetSpec.LATEST] * 3
+
+
+def test_a_commit_that_lies_beyond_the_end_tells_nothing() -> None:
+    first, second = (TopicPartition(TOPIC, number) for number in range(2))
+    admin = ScriptedAdmin({first: 8, second: 2}, {first: 5, second: 2})
+
+    assert AdminReader(admin, "mailer", TOPIC).read() == {1: Offsets(2, 2)}
