@@ -45,13 +45,18 @@ fuzz: setup  ## 20 000 strange messages and 2000 lives of a challenge, with a su
 fresh:  ## clone into an empty folder with empty caches and run the README's two commands
 	@tests/fresh/run.sh
 
+##@ Measure
+.PHONY: bench
+bench: setup  ## what a code costs, beside django-otp (BENCH=--quick to see that it runs); needs PostgreSQL
+	@$(BIN)/python -m bench.codes $(BENCH)
+
 ##@ Quality
 .PHONY: check check-fast quality lint format types imports protos protos-check agree k8s-check settings-doc
 check: quality test  ## everything CI runs
 check-fast: quality unit  ## what every commit passes, within a minute
 quality: lint types imports protos-check k8s-check
 lint: setup  ## ruff, formatting, spelling
-	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/codespell README.md docs services deploy tests protos/kip
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/codespell README.md docs services deploy tests bench protos/kip
 format: setup  ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 types: setup  ## mypy --strict
