@@ -98,6 +98,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._callers = callers
         self._metrics = metrics
         self._streams = streams
+        self._tracer = trace.get_tracer(__name__)
         self._in_hand = 0
 
     @property
@@ -202,10 +203,10 @@ class Gate(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _known(self, asked: _Asked) -> Iterator[None]:
-        tracer, parent = trace.get_tracer(__name__), propagate.extract(asked.metadata)
+        parent = propagate.extract(asked.metadata)
         with (
             calling_as(asked.caller or "", asked.scopes),
-            tracer.start_as_current_span(asked.method, context=parent, kind=trace.SpanKind.SERVER),
+            self._tracer.start_as_current_span(asked.method, context=parent, kind=trace.SpanKind.SERVER),
         ):
             yield
 

@@ -23,6 +23,7 @@ from aiohttp import web
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from prometheus_client import CollectorRegistry, Info, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -172,7 +173,9 @@ def configure_telemetry(service: str, *, level: int = logging.INFO) -> None:
         cache_logger_on_first_use=False,
     )
     disable_created_metrics()  # type: ignore[no-untyped-call] # else a second series for each counter, that nobody reads
-    trace.set_tracer_provider(TracerProvider(resource=Resource.create({"service.name": service})))
+    # Nothing exports spans yet: their ids travel on and stand in the logs, but recording them would be for nobody.
+    resource = Resource.create({"service.name": service})
+    trace.set_tracer_provider(TracerProvider(resource=resource, sampler=ParentBased(ALWAYS_OFF)))
 
 
 def _quiet(once: OncePerSecond) -> Callable[[logging.LogRecord], bool]:
