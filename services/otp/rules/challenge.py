@@ -131,8 +131,12 @@ class Challenge:
         return State.SPENT if self.attempts >= purpose.attempts else State.OPEN
 
     def live(self, now: datetime) -> list[Generation]:
-        """Return the generations whose code is good."""
-        return [generation for generation in self.generations if generation.is_good(self.ends_at, now)]
+        """Return the generations whose code is accepted: those that are good, at most the `MAX_LIVE` newest of them.
+
+        No letter is made while that many are good, but a late event may revive the code of an earlier one.
+        """
+        good = [generation for generation in self.generations if generation.is_good(self.ends_at, now)]
+        return good[-MAX_LIVE:]
 
     def as_shown(self, purpose: Purpose) -> Challenge:
         """Return what callers may know of it; for a purpose that is `enumeration_safe` nothing after the hand-over."""

@@ -62,7 +62,7 @@ class ReferenceModel:
         return not is_killed and not letter.told_expired and self.now <= self.good_until(challenge, letter)
 
     def live(self, challenge: Challenge) -> list[Letter]:
-        return [letter for letter in challenge.letters if self.is_live(challenge, letter)]
+        return [letter for letter in challenge.letters if self.is_live(challenge, letter)][-MOST_LIVE:]
 
     def state(self, challenge: Challenge) -> str:
         if challenge.verified is not None:
@@ -337,7 +337,7 @@ class ReferenceModel:
         if number > len(challenge.letters):
             return ("nothing new",)
         letter = challenge.letters[number - 1]
-        before, was_live = (dict(letter.heard), letter.exposed), self.is_live(challenge, letter)
+        before = (dict(letter.heard), letter.exposed)
         told = {fate: at, "body": at if body is None else body} if fate == "handed_over" else {fate: at}
         for word, instant in told.items():
             clamped = min(max(instant, letter.made), self.now)
@@ -346,7 +346,6 @@ class ReferenceModel:
         letter.exposed |= exposed and fate in {"dropped", "refused"}
         if before == (letter.heard, letter.exposed):
             return ("nothing new",)
-        letter.is_revived |= self.is_live(challenge, letter) and not was_live
         if letter is challenge.newest:
             is_lost = letter.fate(self.now) == "dropped" and "dropped" in letter.heard
             is_wanted = self.now < letter.wanted or self.now < challenge.watched_until

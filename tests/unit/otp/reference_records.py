@@ -46,7 +46,6 @@ class Letter:
     watch_used: bool = False
     told_expired: bool = False
     exposed: bool = False
-    is_revived: bool = False
     """Its code was over, and what was heard of it late made it good again."""
     heard: dict[str, int] = field(default_factory=dict)
 

@@ -12,7 +12,7 @@ from services.otp.rules.generation import Delivery, Fate, Generation
 from services.otp.rules.verdict import Accepted, Expired
 from tests.fakes.otp import PURPOSE
 from tests.unit.otp.desk import Desk
-from tests.unit.otp.made_up import D_S, GIVEN_UP_S, MS, after, generation
+from tests.unit.otp.made_up import D_S, GIVEN_UP_S, MS, after, challenge, generation
 
 END_S = 33 * 60
 LIFE_S, MAX_LIFE_S = 240, 540
@@ -184,3 +184,15 @@ async def test_who_was_told_expired_is_not_told_otherwise_by_a_receipt_that_come
     await desk.later(10).hear(issued, Fate.DELIVERED, at=after(200))
 
     assert isinstance(await desk.later(1).type_in(issued.handle, code), Expired)
+
+
+def test_a_late_event_revives_no_third_code() -> None:
+    letters = [
+        generation(1, handed_over_at=0, delivered_at=242),
+        generation(2, made_at=100, handed_over_at=100),
+        generation(3, made_at=241, handed_over_at=241),
+    ]
+    known = challenge(*letters)
+
+    assert all(letter.is_good(known.ends_at, after(250)) for letter in letters)
+    assert [letter.number for letter in known.live(after(250))] == [2, 3]
