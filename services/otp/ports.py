@@ -179,6 +179,9 @@ class ChallengeStore(Protocol):
             the entries, to be published; `None` when somebody else was faster: load and decide again.
         """
 
+    async def rehearse(self, shard: int, *, challenge: Challenge, subject: Subject) -> None:
+        """Do all that reading these records and committing them would cost, and keep nothing."""
+
     def changes(self, challenge_id: str) -> AbstractContextManager[Changes]:
         """Listen for changes of a challenge by any process; does no I/O."""
 

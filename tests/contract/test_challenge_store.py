@@ -160,6 +160,16 @@ class ChallengeStoreContract:
         assert (loaded.subject, loaded.challenges) == (subject_of(made), {made.id: made})
         assert await world.store.outbox_size() == 0
 
+    async def test_a_rehearsal_keeps_nothing_and_may_be_repeated(self, world: World) -> None:
+        made = await world.challenge()
+
+        for _ in range(2):
+            await world.store.rehearse(world.shard(made), challenge=made, subject=subject_of(made))
+
+        loaded = await world.load(made, subject_key=subject_of(made).key)
+        assert (loaded.subject, loaded.challenges) == (None, {})
+        assert await world.store.outbox_size() == 0
+
     async def test_a_record_that_is_not_there_can_only_be_created(self, world: World) -> None:
         made = await world.challenge(version=2)
 

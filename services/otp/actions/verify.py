@@ -172,11 +172,11 @@ class VerifyCode:
         spent = counted(case, entry.name)
         if isinstance(spent, Locked):
             return
-        await self._store.commit(entry.shard, challenge=spent.challenge, subject=case.subject)
+        await self._store.rehearse(entry.shard, challenge=spent.challenge, subject=spent.subject)
         right = self._right_generations(spent.challenge, entry.code)
         outcome = judged(case, spent.attempt, entry.name, right - {NOBODYS}, None)
         if outcome.challenge is not None:
-            await self._store.commit(entry.shard, challenge=outcome.challenge)
+            await self._store.rehearse(entry.shard, challenge=outcome.challenge, subject=spent.subject)
 
     def _right_generations(self, challenge: Challenge, code: str) -> frozenset[int]:
         """Compare with the code of every generation, in constant time. A decoy has no right code."""

@@ -35,6 +35,7 @@ from redis.exceptions import RedisError
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_changes import RedisChanges, hint_channel
 from services.otp.outbound.redis_records import (
+    DATA_AT,
     POSITION_AT,
     WATCHED_AT,
     notes_of,
@@ -56,6 +57,7 @@ CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_PATTERN = re.compile(r"c([0-9a-f]{2})[0-9a-hjkmnp-tv-z]{26}")  # c, shard, 26 Crockford characters ≥ 128 bits
 ID_CHARACTERS = 26
 CLAIM_LIFE = timedelta(hours=24)
+OVER_MS = 1  # the earliest end that Redis takes
 LETTER_FIELD = b"l"  # of an outbox entry: which letter it queues; the other fields are the event
 SOCKET_TIMEOUT_S = 1.0
 CALLS_AT_ONCE = 32  # each holds a connection; a crowd beyond waits its turn for milliseconds and is not turned away
@@ -180,6 +182,17 @@ class RedisChallengeStore:
                 self._metrics.letters.labels(announcement.generation.cause.value).inc()
         return [OutboxEntry(shard, at.decode(), *entry) for at, entry in zip(ids, entries, strict=True)]
 
+    async def rehearse(self, shard: int, *, challenge: Challenge, subject: Subject) -> None:
+        """Implements `ChallengeStore`: the records are written with an end that lies behind."""
+        keys = [outbox_key(shard), challenge_key(shard, challenge.id), _subject_key(shard, subject.key)]
+        arguments: list[Any] = [challenge.id, hint_channel(shard)]
+        for record in (challenge, subject):
+            written = _written(record)
+            unpacked(bytes(DATA_AT) + bytes(written[2]), type(record))
+            arguments += [b"", *written[1:3], OVER_MS]
+        async with self._call("commit"):
+            await self._commit(keys=keys, args=arguments)
+
     def changes(self, challenge_id: str) -> AbstractContextManager[Changes]:
         """Implements `ChallengeStore`."""
         return self._changes.of(challenge_id, self.shard_of(challenge_id))
@@ -281,7 +294,7 @@ def _written(record: Challenge | Subject) -> list[bytes | int]:
         packed_version(record.version - 1),
         packed_version(record.version),
         packed_data(record),
-        max(int(record.kept_until.timestamp() * 1000), 1),  # an end that lies behind ends the record at once
+        max(int(record.kept_until.timestamp() * 1000), OVER_MS),  # an end that lies behind ends the record at once
     ]
 
 

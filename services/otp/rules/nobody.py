@@ -1,26 +1,24 @@
 """A challenge that nobody has: what is judged when a handle opens nothing, so that its answer takes the same time.
 
-It is as large as a usual one, and it was over long before it began: a store that commits it does all that it does for
-others, and keeps nothing.
+It is as large as a usual one. No store ever keeps it.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from services.otp.rules.challenge import Challenge, Fresh, Handle, SealedPart, first_generation
 from services.otp.rules.policy import Purpose
 from services.otp.rules.subject import Subject
 from services.otp.rules.verdict import Case
 
-LONG_OVER = timedelta(days=1)
 NOBODYS = 1
 """The number of its one generation, whose code is never right."""
 
 
 def nobody(purpose: Purpose, code_kid: str, now: datetime) -> Case:
     """Return what to judge."""
-    ends_at = now - LONG_OVER
+    ends_at = now + purpose.challenge_life
     fresh = Fresh("00000", code_kid, SealedPart(code_kid, bytes(12), bytes(80)))
     challenge = Challenge(
         id="nobody",
