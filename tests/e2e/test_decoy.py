@@ -50,7 +50,7 @@ def _shape(challenge: pb.Challenge) -> dict[str, object]:
 
 GUARDED = "password-reset"  # its policy says that nobody may learn who has an account
 MANY = 500
-GUESSES = 200
+GUESSES = 400
 BARELY = 0.3  # what one answer may add to a coin toss; reading nothing is 0.05 ms faster than reading a record
 UNKNOWN = "c00" + "0" * 26 + "." + "0" * 64
 
