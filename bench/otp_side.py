@@ -105,5 +105,6 @@ def generate(plan: Plan) -> Seen:
 
 def _patient_policy() -> str:
     policy = yaml.safe_load(PACKAGED_POLICY.read_text())
-    policy["purposes"][PURPOSE] |= {"patience": "24 h", "challenge_life": "26 h"}
+    why = "no mailer runs here, so nothing is ever handed over"
+    policy["purposes"][PURPOSE] |= {"patience": "23 h", "challenge_life": "24 h", "beyond_standard": why}
     return yaml.safe_dump(policy, allow_unicode=True)
