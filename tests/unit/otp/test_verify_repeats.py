@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -277,3 +278,22 @@ async def test_a_replica_without_the_code_key_leaves_an_unjudged_entry_alone_and
     verdict = await desk.type_in(issued.handle, desk.code_of(issued), key=KEY)
     assert isinstance(verdict, Accepted)
     assert await behind.type_in(issued.handle, desk.code_of(issued), key=KEY) == verdict
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+@pytest.mark.parametrize("behind", range(6))
+async def test_a_repeat_on_another_replica_meanwhile_has_the_same_outcome(behind: int, is_right: bool) -> None:  # noqa: FBT001
+    first, issued = await _arrived()
+    second = Desk(store=first.store, mint=first.mint)
+    code = first.code_of(issued) if is_right else first.wrong_code(issued)
+
+    async def repeat() -> Verdict:
+        for _ in range(behind):  # calls of the store
+            await asyncio.sleep(0)
+        return await second.type_in(issued.handle, code, key=KEY)
+
+    answers = await asyncio.gather(first.type_in(issued.handle, code, key=KEY), repeat())
+
+    assert answers[0] == answers[1]
+    assert isinstance(answers[0], Accepted if is_right else Wrong)
+    assert _attempts(first, issued) == (0 if is_right else 1)
