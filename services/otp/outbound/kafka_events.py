@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import msgspec
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from kip.otp.v1 import otp_events_pb2
 
@@ -66,18 +67,8 @@ def _letter(letter: LetterWanted, *, code_in_subject: bool) -> Envelope:
             kid=challenge.sealed.kid, nonce=challenge.sealed.nonce, ciphertext=challenge.sealed.ciphertext
         ),
     )
-    return Envelope(
-        topic=CODE_REQUESTED,
-        key=challenge.id.encode(),
-        value=event.SerializeToString(),
-        type="kip.otp.v1.CodeRequested",
-        source="otp",
-        subject=challenge.id,
-        time=generation.made_at,
-        expires=generation.wanted_until,
-        id=f"{challenge.id}.{generation.number}",
-        trace=current_trace(),
-    )
+    name = f"{challenge.id}.{generation.number}"
+    return _envelope(letter, CODE_REQUESTED, "kip.otp.v1.CodeRequested", event, name=name, at=generation.made_at)
 
 
 def _replaced(letter: LetterWanted) -> list[str]:
@@ -95,16 +86,22 @@ def _wish(wish: WishChanged) -> Envelope:
         wanted_until=_timestamp(generation.wanted_until),
         withdrawn=wish.withdrawn,
     )
+    name = f"{challenge.id}.{generation.number}.wanted.{challenge.version}"
+    return _envelope(wish, CODE_WANTED, "kip.otp.v1.CodeWanted", event, name=name, at=wish.at)
+
+
+def _envelope(about: Announcement, topic: str, kind: str, event: Message, *, name: str, at: datetime) -> Envelope:
+    """Return an event about a letter, of no use once the letter is wanted no longer."""
     return Envelope(
-        topic=CODE_WANTED,
-        key=challenge.id.encode(),
+        topic=topic,
+        key=about.challenge.id.encode(),
         value=event.SerializeToString(),
-        type="kip.otp.v1.CodeWanted",
+        type=kind,
         source="otp",
-        subject=challenge.id,
-        time=wish.at,
-        expires=generation.wanted_until,
-        id=f"{challenge.id}.{generation.number}.wanted.{challenge.version}",
+        subject=about.challenge.id,
+        time=at,
+        expires=about.generation.wanted_until,
+        id=name,
         trace=current_trace(),
     )
 
