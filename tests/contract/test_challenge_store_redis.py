@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -21,6 +22,7 @@ from redis.asyncio import Redis
 from deploy.dev.valkey_server import ValkeyServer
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_store import (
+    CALLS_AT_ONCE,
     RedisChallengeStore,
     challenge_key,
     claim_key,
@@ -284,6 +286,22 @@ async def test_cancelled_calls_give_their_turns_back(rig: Rig, own_server: Valke
     loaded = await asyncio.gather(*(rig.world.load(made) for _ in range(40)))
 
     assert len(loaded) == 40
+
+
+async def test_a_crowd_that_waits_its_turn_is_no_server_that_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = rig.redis.time
+
+    async def slowly() -> Any:
+        await asyncio.sleep(0.4)
+        return await ask()
+
+    monkeypatch.setattr(rig.redis, "time", slowly)
+    started = time.monotonic()
+
+    await asyncio.gather(*(rig.store.ping() for _ in range(3 * CALLS_AT_ONCE)))
+
+    assert time.monotonic() - started > 1  # longer than any call may take
+    assert rig.errors() == 0
 
 
 async def test_a_commit_whose_answer_was_lost_is_found_by_the_repeat(rig: Rig, own_server: ValkeyServer) -> None:

@@ -113,13 +113,14 @@ class RedisChallengeStore:
             encode: turns an event into the fields of an outbox entry.
             metrics: gets times and errors.
             changes: where hints are heard; without it watchers look again by themselves.
-            within: how long a call may take, its turn included, before the store counts as unavailable.
+            within: how long a call may take, and how long it may wait for its turn before that. Apart, because a crowd
+                of calls is no sign that the server is away.
         """
         self._redis = redis
         self._encode = encode
         self._metrics = metrics
         self._room = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._within = within
+        self._within_s = within.total_seconds()
         self._changes = changes or RedisChanges(redis)
         self._load = redis.register_script((SCRIPTS / "load.lua").read_text())
         self._note = redis.register_script((SCRIPTS / "note.lua").read_text())
@@ -265,7 +266,8 @@ class RedisChallengeStore:
     async def _call(self, command_class: str) -> AsyncIterator[None]:
         started = perf_counter()
         try:
-            async with asyncio.timeout(self._within.total_seconds()), self._room:
+            async with asyncio.timeout(self._within_s) as timer, self._room:
+                timer.reschedule(asyncio.get_running_loop().time() + self._within_s)  # its turn has come
                 yield
         except (RedisError, OSError, TimeoutError) as error:
             self._metrics.redis_errors.inc()
