@@ -127,6 +127,8 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc] # the library 
             return  # cut off by the end of our patience: what was said before still holds
         trouble = Trouble.BROKER_AWAY if failure is None else trouble_of(failure)
         self._door.refusal = None if trouble is Trouble.BROKER_AWAY else Refused(trouble, str(failure))
+        if self._door.refusal is not None and not self.bootstrapped:
+            self._auth_failures[node.node_id] = self._door.refusal  # ends the opening: to knock again would not help
 
 
 def client_config(settings: KafkaSettings) -> dict[str, Any]:
@@ -181,5 +183,5 @@ def open_client(kind: Callable[..., C], within: timedelta, *, door: Door | None 
         for client in made:
             client.close()
         if door.refusal is not None and isinstance(error, errors.KafkaError | OSError):
-            raise door.refusal from error
+            raise door.refusal from None  # "no broker in time" would be the louder half of it, and wrong
         raise

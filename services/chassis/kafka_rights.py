@@ -2,7 +2,8 @@
 
 Faust's client says nothing, for ever, when its group is not allowed; it looks healthy when its topic is not; and it
 tells a wrong password as a broker that is away. The broker itself tells all three apart, and which right is missing
-(KIP-430), so it is asked first. It is asked in vain, and the consumer may try, while a group has no coordinator yet.
+(KIP-430), so it is asked first. It is asked in vain, and the consumer may try, while a group has no coordinator; and of
+a group that nobody has ever joined it tells only whether we may look at it.
 """
 
 from __future__ import annotations
