@@ -68,7 +68,7 @@ async def refusal_of(producer: Producer, topic: str, trouble: Trouble) -> Broker
             return error.trouble is trouble
         raise AssertionError("it was written")
 
-    look: Callable[[], Awaitable[bool]] = refused
+    look: Callable[[], bool | Awaitable[bool]] = refused
     await eventually(look, within_s=PATIENCE_S, what=f"refused: {trouble}")
     return refusals[-1]
 
@@ -150,7 +150,7 @@ async def test_a_producer_that_may_not_write_says_so_and_writes_once_it_may(
                 return True
             return False
 
-        look: Callable[[], Awaitable[bool]] = written
+        look: Callable[[], bool | Awaitable[bool]] = written
         await eventually(look, within_s=PATIENCE_S, what="written with the new right")
 
 
