@@ -21,7 +21,8 @@ without end;
 
 When the broker goes away Faust rejoins by itself; when it gives up, or the broker is not there at the start, the
 consumer is built anew, with backoff, without end but never in step: until then health says "not ready" and lag grows
-where it is measured.
+where it is measured. Before each building the broker is asked whether it lets us in; a refusal, which only people can
+end, is told and counted as what it is, and tried again all the same.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.chassis.errors import Kind, ServiceError
 from services.chassis.faust_app import build_app
+from services.chassis.kafka_client import Refused, Trouble
 from services.chassis.kafka_producer import BrokerAway, Producer
+from services.chassis.kafka_rights import let_in
 from services.chassis.offset_tracker import OffsetTracker, Slot
 from services.chassis.retry import patiently
 from services.chassis.settings import KafkaSettings
@@ -89,6 +92,7 @@ class InboxMetrics:
 
     records: Counter
     restarts: Counter
+    refusals: Counter
     in_hand: Gauge
 
     @classmethod
@@ -103,6 +107,12 @@ class InboxMetrics:
             ),
             restarts=Counter(
                 "inbox_restarts", "Times a consumer was built anew after it failed.", ["topic"], registry=registry
+            ),
+            refusals=Counter(
+                "inbox_refusals",
+                "Times a consumer was not let in: denied (password, rights), broker_untrusted (certificate).",
+                ["topic", "reason"],
+                registry=registry,
             ),
             in_hand=Gauge(
                 "inbox_records_in_hand", "Records taken and not yet acknowledged.", ["topic"], registry=registry
@@ -156,10 +166,13 @@ class OrderedInbox:
         """Partitions whose records come here; none during a rebalance and while there is no consumer."""
         self._stopping = asyncio.Event()
         self._broken = asyncio.Event()
+        self._refused_because = ""
         self._log = structlog.get_logger().bind(topic=topic, group=group)
         for outcome in ("handled", "dead_lettered", "given_up"):
             metrics.records.labels(topic, outcome)
         metrics.restarts.labels(topic)
+        for reason in (Trouble.DENIED, Trouble.BROKER_UNTRUSTED):
+            metrics.refusals.labels(topic, reason.value)
 
     async def run(self) -> None:
         """Consume until `stop`, building the consumer anew whenever it fails."""
@@ -178,9 +191,10 @@ class OrderedInbox:
 
     async def _consume(self) -> None:
         """Run one consumer until `stop` (returns) or until it fails (raises)."""
-        self._health.part(f"inbox {self._topic}", ready=False)
+        self._health.part(f"inbox {self._topic}", ready=False, why=self._refused_because)
         if self._stopping.is_set():
             return
+        await self._ask_to_be_let_in()
         app = self._build()
         self._broken.clear()
         self._draining = False
@@ -208,6 +222,16 @@ class OrderedInbox:
                 self._give_up()
         if not self._stopping.is_set():
             raise app.crash_reason or ConsumerEndedError(f"the consumer of {self._topic} ended by itself")
+
+    async def _ask_to_be_let_in(self) -> None:
+        self._refused_because = ""
+        try:
+            await asyncio.to_thread(let_in, self._settings, topic=self._topic, group=self._group)
+        except Refused as refusal:
+            self._refused_because = refusal.trouble.value
+            self._metrics.refusals.labels(self._topic, refusal.trouble.value).inc()
+            self._health.part(f"inbox {self._topic}", ready=False, why=refusal.trouble.value)
+            raise
 
     def _build(self) -> faust.App:
         options = self._options

@@ -22,9 +22,11 @@ class Reason(StrEnum):
     PARTITION_UNREADABLE = "partition_unreadable"
     """The partition has no leader, or the leader refuses. Look at Kafka's under-replicated partitions."""
     AGE_UNKNOWN = "age_unknown"
-    """The lag is known, but the oldest record could not be read in time, or carries no time."""
+    """The lag is known, but the oldest record could not be read (too late, no READ), or carries no time."""
+    BROKER_UNTRUSTED = "broker_untrusted"
+    """The broker's certificate is not trusted. Look at LAGWATCH_KAFKA_CA_FILE and at the certificate's names."""
     DENIED = "denied"
-    """Wrong password or missing rights. Needed: DESCRIBE on the groups, DESCRIBE and READ on the topics."""
+    """Wrong password or missing rights. Needed: DESCRIBE on the groups, READ on the topics (deploy/kafka_acls.py)."""
     UNEXPECTED = "unexpected"
     """A fault of ours or of the client library; the log has the traceback."""
 

@@ -10,6 +10,7 @@ IMPORTED_BY = {
     "kafka": {  # kafka-python: every event is published by it; lagwatch measures with it
         "services.chassis.kafka_client",
         "services.chassis.kafka_producer",
+        "services.chassis.kafka_rights",  # asks before a consumer starts whether it would be let in
         "services.lagwatch.outbound.kafka_failures",
         "services.lagwatch.outbound.kafka_heads",
         "services.lagwatch.outbound.kafka_offsets",

@@ -10,6 +10,7 @@ from kip.mailer.v1 import mail_events_pb2, notice_events_pb2
 from kip.otp.v1 import otp_events_pb2
 
 from deploy.create_topics import CONSUMED, TOPICS
+from deploy.kafka_acls import rights
 from services.chassis.events import Envelope
 from services.chassis.ordered_inbox import WINDOW
 from services.dossier.inbound import kafka_inbox as dossier_inbox
@@ -20,6 +21,7 @@ from services.otp.inbound import kafka_inbox as otp_inbox
 from services.otp.outbound.kafka_events import CODE_REQUESTED
 from services.otp.outbound.kafka_queue import MAILER_GROUP
 from services.otp.rules import outlook
+from tests.quality.rights_table import stated_rights
 from tests.quality.source_code import ROOT, SERVICES, quoted, service_modules, table_with, texts
 
 TOPIC = re.compile(r"\b(?!kip\.)[a-z]+(?:\.[a-z-]+)+\.v\d+\b")
@@ -61,6 +63,17 @@ def test_a_service_writes_exactly_the_topics_that_the_catalogue_says_it_does(ser
 
 def test_the_groups_of_the_code_are_those_of_the_catalogue() -> None:
     assert consumed_by_the_code() == {(quoted(row["to (group)"])[0], name) for name, row in LIVING.items()}
+
+
+def test_the_rights_that_are_given_are_those_that_the_page_states() -> None:
+    assert rights() == stated_rights()
+
+
+def test_the_users_of_the_rights_are_those_of_the_manifests() -> None:
+    environments = (ROOT / "deploy/k8s/base").glob("*.env")
+    named = {name for file in environments for name in re.findall(r"_KAFKA_USER=(\S+)", file.read_text())}
+
+    assert {right.user for right in rights()} == named
 
 
 def test_every_consumed_topic_has_a_place_for_its_dead_letters() -> None:
