@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -215,12 +215,18 @@ async def test_poison_is_buried_with_its_headers_and_the_partition_goes_on(post:
 
     (dead,) = await asyncio.to_thread(post.dead_letters)
     assert (dead.key, dead.value) == (b"key", b"poison 1")
-    assert dict(dead.headers) == {
+    headers = dict(dead.headers)
+    at = datetime.fromisoformat(headers.pop("dead-at").decode())
+    assert abs(datetime.now(UTC) - at) < timedelta(minutes=5)
+    assert headers == {
         "ce_id": b"poison 1",
         "dead-topic": post.topic.encode(),
         "dead-partition": b"0",
         "dead-offset": b"1",
+        "dead-group": post.group.encode(),
+        "dead-kind": b"undecodable",
         "dead-reason": b"nobody can read this",
+        "dead-times": b"1",
     }
     assert (post.count("handled"), post.count("dead_lettered")) == (2, 1)
     assert reader.tried.count(b"poison 1") == 1, "it is not tried again"
@@ -235,6 +241,7 @@ async def test_a_handler_with_a_bug_is_tried_five_times_and_then_buried_without_
 
     (dead,) = await asyncio.to_thread(post.dead_letters)
     reason = dict(dead.headers)["dead-reason"].decode()
+    assert dict(dead.headers)["dead-kind"] == b"handler-failed"
     assert reader.tried.count(b"bug") == TRIES
     assert reason == "the handler failed 5 times with ZeroDivisionError; the log has the traceback"
 
