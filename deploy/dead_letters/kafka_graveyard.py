@@ -25,6 +25,7 @@ from services.chassis.settings import KafkaSettings
 SUFFIX = ".dead"
 MARK, MARKED = "kip-dead-done", "kip-dead-place"  # what was done, and with which `partition:offset` of the topic
 ANSWER_WITHIN = timedelta(seconds=20)
+CONNECT_WITHIN = timedelta(seconds=5)  # a person waits, and may have misspelt the address
 
 
 class KafkaGraveyard:
@@ -42,7 +43,7 @@ class KafkaGraveyard:
         """
         try:
             consumer = open_client(
-                KafkaConsumer, ANSWER_WITHIN, **client_config(self._settings), group_id=None, enable_auto_commit=False
+                KafkaConsumer, CONNECT_WITHIN, **client_config(self._settings), group_id=None, enable_auto_commit=False
             )
         except (KafkaError, OSError) as error:
             raise Problem(self._away(error)) from error

@@ -163,4 +163,4 @@ def test_words_that_make_no_sense_are_refused_before_anything_is_asked(
 def test_the_project_installs_the_command() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
-    assert EntryPoint("kip-dead", scripts["kip-dead"], "console_scripts").load() is command.main
+    assert EntryPoint("kip-dead", scripts["kip-dead"], "console_scripts").load() is command.script
