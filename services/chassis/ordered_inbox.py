@@ -396,7 +396,8 @@ class OrderedInbox:
         with tracer.start_as_current_span(f"process {record.topic}", context=parent, kind=trace.SpanKind.CONSUMER):
             poison = await self._try(record)
             if not self._pauses.may_settle(slot, poison.kind if poison else None):
-                self._pauses.hold(slot)
+                if slot.epoch == self._tracker.epoch:  # else a handler took the order to end for an error of its own
+                    self._pauses.hold(slot)
                 return None
             if poison is None:
                 return "handled"
