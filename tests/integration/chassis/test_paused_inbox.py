@@ -42,13 +42,14 @@ class Server(Protocol):
 class Release(Reader):
     """A handler that has no template for what is bad, until it is mended."""
 
-    def __init__(self, *, mended: bool = False) -> None:
+    def __init__(self, *, mended: bool = False, takes_s: float = 0) -> None:
         super().__init__()
         self.mended = mended
+        self.takes_s = takes_s
 
     async def __call__(self, record: Record) -> None:
         """Handle it, or call it dead."""
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.takes_s)
         if record.value.startswith(b"bad") and not self.mended:
             raise Poison("no letter is called 'bad'", DeadKind.UNKNOWN_TEMPLATE)
         self.handled.append(record)
@@ -111,7 +112,7 @@ async def test_of_300_bad_among_400_the_partition_is_paused_then_tried_and_recov
 ) -> None:
     # The first one that is tried is bad, the second good.
     records = [b"%s %d" % (b"good" if number % 4 == 1 else b"bad", number) for number in range(400)]
-    release = Release()
+    release = Release(takes_s=0.005 if concurrency > 1 else 0)  # long enough to have others in hand at the pause
     await write(producer, post, *records)
 
     async with post.read_by(release, concurrency=concurrency, limits=Limits(half_open_every=timedelta(seconds=1.5))):
@@ -137,7 +138,8 @@ async def test_what_waits_is_neither_handled_nor_buried_nor_acknowledged_and_goe
     post: Post, producer: Producer
 ) -> None:
     bad_release, mended = Release(), Release(mended=True)
-    records = [b"bad %d" % number + PADDING for number in range(900)]
+    words = [b"bad"] * 200 + [b"good", b"bad"] * 350
+    records = [b"%s %d" % (word, number) + PADDING for number, word in enumerate(words)]
     await write(producer, post, *records)
 
     async with post.read_by(
