@@ -44,8 +44,10 @@ def _picky(not_now: Callable[[int], bool]) -> type[Consumer]:
 
     class Picky(Consumer):
         async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - not ours
-            wanted = {place for place in active_partitions or () if not not_now(place.partition)}
-            return await super()._getmany(wanted or {NOTHING}, timeout)
+            left_out = {place for place in active_partitions or () if not_now(place.partition)}
+            if active_partitions and left_out:
+                return await super()._getmany(active_partitions - left_out or {NOTHING}, timeout)
+            return await super()._getmany(active_partitions, timeout)  # the set itself: it follows a rebalance
 
     return Picky
 
