@@ -22,6 +22,7 @@ from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedIn
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
+from services.mailer.actions.bury import BuryLetter
 from services.mailer.actions.deliver import DeliverLetter
 from services.mailer.actions.heed import HeedWish
 from services.mailer.inbound.kafka_inbox import (
@@ -30,6 +31,7 @@ from services.mailer.inbound.kafka_inbox import (
     TOPICS,
     WANTED_GROUP,
     CodeOrders,
+    DeadOrders,
     LetterInbox,
     NoticeOrders,
     WantedInbox,
@@ -113,10 +115,11 @@ async def open_lane(
     parts.push_async_callback(gateway.close)
     ledger = RedisLedger(redis, lane, shared.metrics)
     await ledger.open_connections()
+    events = KafkaEvents(producer, system_clock)
     deliver = DeliverLetter(
         gateway,
         ledger,
-        KafkaEvents(producer, system_clock),
+        events,
         shared.texts,
         clock=system_clock,
         sender=Sender(settings.sender_name, settings.sender_address),
@@ -131,6 +134,7 @@ async def open_lane(
         metrics=shared.inbox_metrics,
         health=shared.health,
         options=InboxOptions(drain_grace=settings.drain_grace, concurrency=4 * slots),
+        on_dead=DeadOrders(lane, BuryLetter(events, clock=system_clock), shared.metrics),
     )
     return inbox, await parts.enter_async_context(inbox_running(inbox))
 

@@ -32,6 +32,7 @@ IMPORTED_BY = {
         "services.chassis.grpc_gate",
         "services.chassis.grpc_server",
         "services.chassis.ordered_inbox",
+        "services.chassis.partition_pauses",
         "services.chassis.telemetry",
         "services.dossier.__main__",
         "services.dossier.inbound.grpc_api",

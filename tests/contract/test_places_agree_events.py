@@ -117,7 +117,7 @@ def test_the_headers_of_the_catalogue_are_those_of_records_and_dead_letters() ->
     now = datetime(2026, 11, 25, tzinfo=UTC)
     trace = {"traceparent": "00", "tracestate": "a=b"}
     envelope = Envelope("topic", b"", b"", "kip.otp.v1.X", "otp", "subject", now, expires=now, trace=trace)
-    buried = texts(service_modules()["services.chassis.ordered_inbox"])
+    buried = texts(service_modules()["services.chassis.dead_letter"])
 
     sent = {name for name, _value in envelope.headers()} | {text for text in buried if text.startswith("dead-")}
 

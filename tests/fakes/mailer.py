@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from deploy.dev.inbox.behaviour import Action, Behaviour, Rule, Stage, parse_rules
 from services.chassis.clock import Clock
-from services.mailer.ports import Checkpoints, LedgerAway, Seen, TryAgain
+from services.mailer.ports import Checkpoints, LedgerAway, Letter, Seen, TryAgain
 from services.mailer.rules.letter import CodeRecipe, Lane, Message, Order, PrivatePart, Rendered
 from services.mailer.rules.outcome import HandedOver, NoReply, Outcome, Refused
 from services.mailer.rules.wish import Wish
@@ -276,9 +276,9 @@ class RecordingEvents:
         self.announced: list[tuple[str, Outcome]] = []
         self.failures_left = 0
 
-    async def announce(self, order: Order, outcome: Outcome) -> None:
+    async def announce(self, letter: Letter, outcome: Outcome) -> None:
         """Implements `EventSink`."""
         if self.failures_left:
             self.failures_left -= 1
             raise TryAgain("no broker")
-        self.announced.append((order.id, outcome))
+        self.announced.append((letter.id, outcome))

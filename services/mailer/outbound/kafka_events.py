@@ -10,14 +10,15 @@ from kip.mailer.v1 import mail_events_pb2
 from services.chassis.clock import Clock
 from services.chassis.events import Envelope, current_trace
 from services.chassis.kafka_producer import BrokerAway, Producer
-from services.mailer.ports import TryAgain
-from services.mailer.rules.letter import Lane, Order
+from services.mailer.ports import Letter, TryAgain
+from services.mailer.rules.letter import Lane
 from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
 
 MAIL_DELIVERY = {Lane.OTP: "mail.delivery.otp.v1", Lane.NOTICE: "mail.delivery.notice.v1"}
 DROP_REASONS = {
     DropReason.DEADLINE: mail_events_pb2.DROP_REASON_DEADLINE,
     DropReason.WITHDRAWN: mail_events_pb2.DROP_REASON_WITHDRAWN,
+    DropReason.DEAD_LETTERED: mail_events_pb2.DROP_REASON_DEAD_LETTERED,
 }
 PUBLISH_WITHIN = timedelta(seconds=10)
 
@@ -30,19 +31,19 @@ class KafkaEvents:
         self._producer = producer
         self._clock = clock
 
-    async def announce(self, order: Order, outcome: Outcome) -> None:
+    async def announce(self, letter: Letter, outcome: Outcome) -> None:
         """Implements `EventSink`."""
-        event = _event(order, outcome)
+        event = _event(letter, outcome)
         event.published_at.FromDatetime(self._clock())
         envelope = Envelope(
-            topic=MAIL_DELIVERY[order.lane],
-            key=order.owner_id.encode(),
+            topic=MAIL_DELIVERY[letter.lane],
+            key=letter.owner_id.encode(),
             value=event.SerializeToString(),
             type="kip.mailer.v1.MailDelivery",
             source="mailer",
-            subject=order.owner_id,
+            subject=letter.owner_id,
             time=outcome.at,
-            id=f"{order.id}.{type(outcome).__name__}",
+            id=f"{letter.id}.{_event_word(outcome)}",
             trace=current_trace(),
         )
         try:
@@ -51,10 +52,17 @@ class KafkaEvents:
             raise TryAgain("the broker does not take the delivery event") from error
 
 
-def _event(order: Order, outcome: Outcome) -> mail_events_pb2.MailDelivery:
+def _event_word(outcome: Outcome) -> str:
+    """Return what tells the events of one letter apart: a dead letter that was put back may still be dropped late."""
+    if isinstance(outcome, Dropped) and outcome.reason is DropReason.DEAD_LETTERED:
+        return "DeadLettered"
+    return type(outcome).__name__
+
+
+def _event(letter: Letter, outcome: Outcome) -> mail_events_pb2.MailDelivery:
     event = mail_events_pb2.MailDelivery(
-        owner_id=order.owner_id,
-        generation=order.generation,
+        owner_id=letter.owner_id,
+        generation=letter.generation,
         at=_timestamp(outcome.at),
         source=mail_events_pb2.SOURCE_SMTP_REPLY,
     )

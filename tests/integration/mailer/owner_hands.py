@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -71,7 +71,9 @@ class OwnerHands:
         for partition in partitions:
             self._consumer.position(partition)  # the seek is lazy; from here on nothing is missed
 
-    def order_code(self, person: Person, *, key: bytes | None = None, **changes: Any) -> None:
+    def order_code(
+        self, person: Person, *, key: bytes | None = None, expires: datetime | None = None, **changes: Any
+    ) -> None:
         """Ask for the mail of a code, as otp does."""
         part = otp_events_pb2.SealedPart(email=person.email, name="Lan", context="Cấp lại sổ")
         about = ("kip.otp.v1.SealedPart", person.mark, "1")
@@ -94,7 +96,10 @@ class OwnerHands:
             "sealed": otp_events_pb2.Sealed(kid=seal.kid, nonce=seal.nonce, ciphertext=seal.ciphertext),
         }
         event = otp_events_pb2.CodeRequested(**(fields | changes))
-        self.write(CODE_REQUESTED, key or person.mark.encode(), event.SerializeToString())
+        headers = [("ce_type", b"kip.otp.v1.CodeRequested")]
+        if expires is not None:
+            headers.append(("expirytime", expires.isoformat().encode()))
+        self.write(CODE_REQUESTED, key or person.mark.encode(), event.SerializeToString(), headers)
 
     def want_code(self, person: Person, *, until: datetime | None = None, withdrawn: bool = False) -> None:
         """Say more of a code that was or will be ordered, as otp does."""
@@ -104,24 +109,31 @@ class OwnerHands:
         )
         self.write(CODE_WANTED, person.mark.encode(), event.SerializeToString())
 
-    def order_notice(self, person: Person) -> None:
+    def order_notice(
+        self,
+        person: Person,
+        *,
+        letter: str = "dossier-advanced",
+        parameters: Mapping[str, str] = NOTICE_PARAMETERS,
+    ) -> None:
         """Ask for the mail of a step, as dossier does."""
-        part = notice_events_pb2.SealedNotice(email=person.email, name="Lan", parameters=NOTICE_PARAMETERS)
+        part = notice_events_pb2.SealedNotice(email=person.email, name="Lan", parameters=parameters)
         seal = _seal("seal-notice", part.SerializeToString(), ("kip.mailer.v1.SealedNotice", person.mark, "1"))
         now = datetime.now(UTC)
         event = notice_events_pb2.NoticeRequested(
             notice_id=person.mark,
-            letter="dossier-advanced",
+            letter=letter,
             locale="vi",
             asked_at=_stamp(now),
             deadline=_stamp(now + timedelta(hours=48)),
             sealed=notice_events_pb2.SealedBox(kid=seal.kid, nonce=seal.nonce, ciphertext=seal.ciphertext),
         )
-        self.write(NOTICE_REQUESTED, person.mark.encode(), event.SerializeToString())
+        headers = [("ce_type", b"kip.mailer.v1.NoticeRequested")]
+        self.write(NOTICE_REQUESTED, person.mark.encode(), event.SerializeToString(), headers)
 
-    def write(self, topic: str, key: bytes, value: bytes) -> None:
+    def write(self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Write whatever it is, and wait until it is written."""
-        self._producer.send(topic, key=key, value=value, headers=[("ce_id", b"x")]).get(ANSWER_S)
+        self._producer.send(topic, key=key, value=value, headers=[("ce_id", b"x"), *headers]).get(ANSWER_S)
 
     def fates(self) -> dict[str, set[str]]:
         """Return what was told of each owner so far."""
@@ -138,6 +150,15 @@ class OwnerHands:
         (event,) = [event for event in told if event.owner_id == person.mark]
         assert event.WhichOneof("fate") == "dropped"
         return event.dropped
+
+    def wait_for_fate(self, person: Person, fate: str, *, within_s: float = 60) -> mail_events_pb2.MailDelivery:
+        """Return the first event of that fate about somebody's letter."""
+
+        def look() -> list[mail_events_pb2.MailDelivery]:
+            told = [mail_events_pb2.MailDelivery.FromString(each.value) for each in self._heard("mail.delivery.")]
+            return [event for event in told if event.owner_id == person.mark and event.WhichOneof("fate") == fate]
+
+        return wait_until(look, within_s=within_s, what=f"a letter that is {fate}")[0]
 
     def wait_for_hand_over(self, persons: list[Person], *, within_s: float = 60) -> None:
         """Wait until each of their letters is handed over."""

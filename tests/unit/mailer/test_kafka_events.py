@@ -76,6 +76,14 @@ async def test_an_uncertain_hand_over_says_so() -> None:
     assert event.handed_over.uncertain
 
 
+async def test_a_dead_letter_is_dropped_and_its_event_is_another_than_that_of_a_later_drop() -> None:
+    dead, event = await told(code_order(), Dropped(NOON, DropReason.DEAD_LETTERED, exposed=True))
+    late, _ = await told(code_order(), Dropped(NOON, DropReason.DEADLINE, exposed=False))
+
+    assert event.dropped == pb.Dropped(reason=pb.DROP_REASON_DEAD_LETTERED, exposed=True)
+    assert dead.id != late.id
+
+
 async def test_a_refusal_tells_the_reply() -> None:
     _, event = await told(code_order(), Refused(NOON, 550, "5.1.1"))
 
