@@ -6,10 +6,10 @@ they are about.
 
 from __future__ import annotations
 
-from asyncio import Task
+from asyncio import Semaphore, Task
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
@@ -36,7 +36,7 @@ from services.mailer.inbound.kafka_inbox import (
     NoticeOrders,
     WantedInbox,
 )
-from services.mailer.inbound.kafka_tiers import TierInbox, tier_group
+from services.mailer.inbound.kafka_tiers import IN_HAND, TierInbox, tier_group
 from services.mailer.metrics import MailerMetrics
 from services.mailer.outbound.jinja_texts import JinjaTexts
 from services.mailer.outbound.kafka_events import KafkaEvents
@@ -148,18 +148,17 @@ async def open_lane(parts: AsyncExitStack, shared: Shared, options: LaneOptions)
     retries = KafkaRetries(producer, schedule.tiers, shared.metrics)
     defer = DeferLetter(retries, ledger, events, clock=system_clock, schedule=schedule)
     letters = LetterInbox(options.read, deliver, defer, shared.metrics)
-    sizes = InboxOptions(drain_grace=settings.drain_grace, concurrency=4 * options.slots)
+    in_turn = 4 * options.slots
+    turns = Semaphore(in_turn)
     inboxes = [
-        lane_inbox(shared, producer, letters, sizes, lane),
-        *(tier_inbox(shared, producer, letters, sizes, tier) for tier in schedule.tiers),
+        lane_inbox(shared, producer, letters, lane, in_turn),
+        *(tier_inbox(shared, producer, letters, tier, turns) for tier in schedule.tiers),
     ]
     return [(inbox, await parts.enter_async_context(inbox_running(inbox))) for inbox in inboxes]
 
 
-def lane_inbox(
-    shared: Shared, producer: Producer, letters: LetterInbox, sizes: InboxOptions, lane: Lane
-) -> OrderedInbox:
-    """Return the inbox of a lane's orders."""
+def lane_inbox(shared: Shared, producer: Producer, letters: LetterInbox, lane: Lane, in_turn: int) -> OrderedInbox:
+    """Return the inbox of a lane's orders, so many of which are tried at once."""
     return OrderedInbox(
         shared.settings,
         group=GROUPS[lane],
@@ -168,15 +167,20 @@ def lane_inbox(
         producer=producer,
         metrics=shared.inbox_metrics,
         health=shared.health,
-        options=sizes,
+        options=InboxOptions(drain_grace=shared.settings.drain_grace, concurrency=in_turn),
     )
 
 
-def tier_inbox(
-    shared: Shared, producer: Producer, letters: LetterInbox, sizes: InboxOptions, tier: Tier
-) -> OrderedInbox:
+def tier_inbox(shared: Shared, producer: Producer, letters: LetterInbox, tier: Tier, turns: Semaphore) -> OrderedInbox:
     """Return the inbox of a tier; what can never be mailed goes to the dead letters of its lane, where people look."""
-    waits = TierInbox(tier, letters, clock=system_clock)
+    waits = TierInbox(tier, letters, turns=turns, clock=system_clock)
+    options = InboxOptions(
+        window=IN_HAND,
+        concurrency=IN_HAND,
+        drain_grace=shared.settings.drain_grace,
+        buried_in=f"{TOPICS[tier.lane]}.dead",
+        waiting=waits.waiting,
+    )
     return OrderedInbox(
         shared.settings,
         group=tier_group(tier),
@@ -185,7 +189,7 @@ def tier_inbox(
         producer=producer,
         metrics=shared.inbox_metrics,
         health=shared.health,
-        options=replace(sizes, buried_in=f"{TOPICS[tier.lane]}.dead", waiting=waits.waiting),
+        options=options,
     )
 
 

@@ -1,8 +1,9 @@
 """One tier: its records wait until they are due, and are then delivered as those of the lane are.
 
 They wait in hand, in tasks of their inbox, and hold nothing of their lane: no slot, no connection, no place in the hand
-of its inbox. All of a tier wait equally long, so the first of them is due first and holds up nobody. One that still
-waits when the process stops is given up at once: whoever gets the partition next waits on.
+of its inbox. All of a tier wait equally long, so the first of them is due first and holds up nobody. When many are due
+at once they take turns, all tiers of a lane together, so that fresh letters get their share of its slots. One that
+still waits when the process stops is given up at once: whoever gets the partition next waits on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from services.chassis.events import read_instant
 from services.chassis.ordered_inbox import Record
 from services.mailer.outbound.kafka_retries import NOT_BEFORE
 from services.mailer.rules.schedule import Tier
+
+IN_HAND = 1_000
+"""Records of a tier in hand, some 10 kB each with what is fetched ahead. Of more than that, a restart may find a
+partition's later records before another one's earlier ones; these are then late, by the tier's delay at most."""
 
 
 def tier_group(tier: Tier) -> str:
@@ -35,12 +40,14 @@ class TierInbox:
         tier: Tier,
         deliver: Callable[[Record], Awaitable[None]],
         *,
+        turns: asyncio.Semaphore,
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Hand on to what delivers the records of the lane."""
+        """Hand on to what delivers the records of the lane, each in its turn."""
         self._tier = tier
         self._deliver = deliver
+        self._turns = turns
         self._clock = clock
         self._sleep = sleep
         self._waiting = 0
@@ -57,7 +64,8 @@ class TierInbox:
         if due > now:
             with self._counted():
                 await self._sleep((due - now).total_seconds())
-        await self._deliver(record)
+        async with self._turns:
+            await self._deliver(record)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from tests.conditions import eventually
 from tests.fakes.clock import NOON, FakeClock
 
 TIER = Tier(Lane.OTP, timedelta(seconds=10))
+TURNS = 3
 
 
 class World:
@@ -25,7 +26,7 @@ class World:
         self.slept: list[float] = []
         self.delivered: list[Record] = []
         self.waited_while_asleep: list[int] = []
-        self.inbox = TierInbox(TIER, self._deliver, clock=self.clock, sleep=self._sleep)
+        self.inbox = TierInbox(TIER, self._deliver, turns=asyncio.Semaphore(TURNS), clock=self.clock, sleep=self._sleep)
 
     async def _deliver(self, record: Record) -> None:
         self.delivered.append(record)
@@ -90,7 +91,7 @@ async def test_a_record_that_is_given_up_waits_no_more() -> None:
     async def deliver(_record: Record) -> None:
         raise AssertionError("it was given up")
 
-    inbox = TierInbox(TIER, deliver, clock=FakeClock())
+    inbox = TierInbox(TIER, deliver, turns=asyncio.Semaphore(TURNS), clock=FakeClock())
     waiting = asyncio.create_task(inbox(record(not_before="2026-11-25T12:00:07Z")))
     await eventually(inbox.waiting)
 
@@ -98,6 +99,31 @@ async def test_a_record_that_is_given_up_waits_no_more() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert inbox.waiting() == 0
+
+
+async def test_records_that_are_due_at_once_take_turns_and_one_that_waits_has_none() -> None:
+    begun, gate = 0, asyncio.Event()
+
+    async def deliver(_record: Record) -> None:
+        nonlocal begun
+        begun += 1
+        await gate.wait()
+
+    inbox = TierInbox(TIER, deliver, turns=asyncio.Semaphore(TURNS), clock=FakeClock())
+    waiting = [asyncio.create_task(inbox(record(not_before="2026-11-25T12:00:07Z"))) for _ in range(5)]
+    await eventually(lambda: inbox.waiting() == 5)
+    due = [asyncio.create_task(inbox(record())) for _ in range(10)]
+    await eventually(lambda: begun == TURNS)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert begun == TURNS
+
+    gate.set()
+    await asyncio.gather(*due)
+    assert begun == 10
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def test_each_tier_of_each_lane_has_a_group_of_its_own() -> None:
