@@ -19,9 +19,10 @@ from services.chassis.ordered_inbox import Record
 from services.mailer.outbound.kafka_retries import NOT_BEFORE
 from services.mailer.rules.schedule import Tier
 
-IN_HAND = 1_000
-"""Records of a tier in hand, some 10 kB each with what is fetched ahead. Of more than that, a restart may find a
-partition's later records before another one's earlier ones; these are then late, by the tier's delay at most."""
+IN_HAND = 500
+"""Records of a tier in hand, 20 kB each with what is fetched ahead: 90 MB when all nine tiers are full. Of more than
+that, a restart may find a partition's later records before another one's earlier ones; these are then late, by the
+tier's delay at most."""
 
 
 def tier_group(tier: Tier) -> str:
