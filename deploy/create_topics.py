@@ -26,6 +26,8 @@ WAIT_S = 30
 OPEN_WITHIN = timedelta(seconds=WAIT_S)
 CODE_PARTITIONS = 12  # the most mailers that can share the lane; more would only cost file handles
 PARTITIONS = 6
+# Of a tier: the most mailers that can share it. The letters of a lane are spread over all its tiers.
+TIER_PARTITIONS = {"otp": 6, "notice": 3}
 
 
 class TopicsSettings(KafkaSettings):
@@ -55,6 +57,12 @@ class Topic:
         return Topic(f"{self.name}.dead", 1, 14 * 24 * HOUR_MS, writer=self.reader)
 
 
+def tier(lane: str, delay: str) -> Topic:
+    """Return the topic of a tier: kept as long as the orders of its lane."""
+    retention_ms, segment_ms = (HOUR_MS, HOUR_MS // 6) if lane == "otp" else (7 * 24 * HOUR_MS, 6 * HOUR_MS)
+    return Topic(f"mail.retry.{lane}.{delay}.v1", TIER_PARTITIONS[lane], retention_ms, segment_ms)
+
+
 CONSUMED = (
     Topic(
         "otp.code-requested.v1",
@@ -80,7 +88,12 @@ CONSUMED = (
     ),
     Topic("mail.delivery.notice.v1", PARTITIONS, 7 * 24 * HOUR_MS, writer="mailer", reader="dossier", group="dossier"),
 )
-TOPICS = (*CONSUMED, *(topic.dead for topic in CONSUMED))
+TIERS = (
+    *(tier("otp", delay) for delay in ("1s", "3s", "10s", "30s", "1m")),
+    *(tier("notice", delay) for delay in ("1m", "10m", "1h", "6h")),
+)
+"""Where letters wait that could not leave; their unreadable records go where those of the lane do."""
+TOPICS = (*CONSUMED, *TIERS, *(topic.dead for topic in CONSUMED))
 
 
 def laptop(brokers: str) -> TopicsSettings:

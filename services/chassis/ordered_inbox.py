@@ -48,8 +48,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from services.chassis.clock import system_clock
 from services.chassis.dead_letter import DeadKind, DeadLetter, dead_topic
 from services.chassis.errors import Kind, ServiceError
-from services.chassis.kafka_client import Refused, Trouble
 from services.chassis.faust_app import build_app, running
+from services.chassis.kafka_client import Refused, Trouble
 from services.chassis.kafka_producer import BrokerAway, Producer
 from services.chassis.kafka_rights import let_in
 from services.chassis.offset_tracker import OffsetTracker, Slot
@@ -150,7 +150,7 @@ class InboxMetrics:
 
 @dataclass(frozen=True, slots=True)
 class InboxOptions:
-    """Sizes of an inbox."""
+    """Sizes of an inbox, and what is special about it."""
 
     window: int = WINDOW
     concurrency: int = CONCURRENCY
@@ -161,6 +161,8 @@ class InboxOptions:
     """The topic where dead letters go; `<topic>.dead` when it is not said."""
     limits: Limits = field(default_factory=Limits)
     """When a partition is paused."""
+    waiting: Callable[[], int] = lambda: 0
+    """How many records in hand only wait for their time: a drain gives those up at once."""
 
 
 class OrderedInbox:
@@ -333,9 +335,13 @@ class OrderedInbox:
         self._draining = True
         self._changed.set()
         deadline = asyncio.get_running_loop().time() + self._options.drain_grace.total_seconds()
-        while self._tasks and asyncio.get_running_loop().time() < deadline and not until():  # noqa: ASYNC110 - Faust's state has no event
+        while self._works() and asyncio.get_running_loop().time() < deadline and not until():  # noqa: ASYNC110 - Faust's state has no event
             await asyncio.sleep(LOOK / 2)
         self._log.info("drained", left=len(self._tracker))
+
+    def _works(self) -> bool:
+        """Say whether a record in hand does more than wait; one that has settled has no task any more."""
+        return len(self._tasks) > self._options.waiting()
 
     def _give_up(self) -> None:
         left = self._tracker.give_up()

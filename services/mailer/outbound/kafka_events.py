@@ -12,7 +12,7 @@ from services.chassis.events import Envelope, current_trace
 from services.chassis.kafka_producer import BrokerAway, Producer
 from services.mailer.ports import Letter, TryAgain
 from services.mailer.rules.letter import Lane
-from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
+from services.mailer.rules.outcome import Deferred, Dropped, DropReason, HandedOver, Outcome, Refused
 
 MAIL_DELIVERY = {Lane.OTP: "mail.delivery.otp.v1", Lane.NOTICE: "mail.delivery.notice.v1"}
 DROP_REASONS = {
@@ -31,9 +31,9 @@ class KafkaEvents:
         self._producer = producer
         self._clock = clock
 
-    async def announce(self, letter: Letter, outcome: Outcome) -> None:
+    async def announce(self, letter: Letter, news: Outcome | Deferred) -> None:
         """Implements `EventSink`."""
-        event = _event(letter, outcome)
+        event = _event(letter, news)
         event.published_at.FromDatetime(self._clock())
         envelope = Envelope(
             topic=MAIL_DELIVERY[letter.lane],
@@ -42,8 +42,8 @@ class KafkaEvents:
             type="kip.mailer.v1.MailDelivery",
             source="mailer",
             subject=letter.owner_id,
-            time=outcome.at,
-            id=f"{letter.id}.{_event_word(outcome)}",
+            time=news.at,
+            id=_id(letter, news),
             trace=current_trace(),
         )
         try:
@@ -52,39 +52,44 @@ class KafkaEvents:
             raise TryAgain("the broker does not take the delivery event") from error
 
 
-def _event_word(outcome: Outcome) -> str:
-    """Return what tells the events of one letter apart: a dead letter that was put back may still be dropped late."""
-    if isinstance(outcome, Dropped) and outcome.reason is DropReason.DEAD_LETTERED:
-        return "DeadLettered"
-    return type(outcome).__name__
+def _id(letter: Letter, news: Outcome | Deferred) -> str:
+    """Return the same for a repeat: of outcomes each letter has one, of deferrals one for each attempt.
+
+    A dead letter that was put back may still be dropped late, so that it died is told by a word of its own.
+    """
+    match news:
+        case Deferred():
+            return f"{letter.id}.Deferred.{news.attempt}"
+        case Dropped(reason=DropReason.DEAD_LETTERED):
+            return f"{letter.id}.DeadLettered"
+    return f"{letter.id}.{type(news).__name__}"
 
 
-def _event(letter: Letter, outcome: Outcome) -> mail_events_pb2.MailDelivery:
+def _event(letter: Letter, news: Outcome | Deferred) -> mail_events_pb2.MailDelivery:
     event = mail_events_pb2.MailDelivery(
         owner_id=letter.owner_id,
         generation=letter.generation,
-        at=_timestamp(outcome.at),
+        at=_timestamp(news.at),
         source=mail_events_pb2.SOURCE_SMTP_REPLY,
     )
-    match outcome:
+    match news:
         case HandedOver():
             event.handed_over.CopyFrom(
                 mail_events_pb2.HandedOver(
-                    body_started_at=_timestamp(outcome.body_started_at),
-                    route=outcome.route,
-                    relay_id=outcome.relay_id,
-                    uncertain=outcome.uncertain,
+                    body_started_at=_timestamp(news.body_started_at),
+                    route=news.route,
+                    relay_id=news.relay_id,
+                    uncertain=news.uncertain,
                 )
             )
         case Refused():
-            refused = mail_events_pb2.Refused(
-                reply_code=outcome.reply_code, status=outcome.status, exposed=outcome.exposed
-            )
+            refused = mail_events_pb2.Refused(reply_code=news.reply_code, status=news.status, exposed=news.exposed)
             event.refused.CopyFrom(refused)
         case Dropped():
-            event.dropped.CopyFrom(
-                mail_events_pb2.Dropped(reason=DROP_REASONS[outcome.reason], exposed=outcome.exposed)
-            )
+            event.dropped.CopyFrom(mail_events_pb2.Dropped(reason=DROP_REASONS[news.reason], exposed=news.exposed))
+        case Deferred():
+            deferred = mail_events_pb2.Deferred(next_try_at=_timestamp(news.next_try_at), status=news.status)
+            event.deferred.CopyFrom(deferred)
     return event
 
 
