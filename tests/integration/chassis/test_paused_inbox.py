@@ -145,7 +145,10 @@ async def test_what_waits_is_neither_handled_nor_buried_nor_acknowledged_and_goe
     await write(producer, post, *records)
 
     async with post.read_by(
-        bad_release, limits=Limits(last=200, half_open_every=NEVER), drain_grace=timedelta(minutes=2)
+        bad_release,
+        concurrency=1,  # so that nothing else is in hand at the pause, which could still be handled
+        limits=Limits(last=200, half_open_every=NEVER),
+        drain_grace=timedelta(minutes=2),
     ) as inbox:
         await is_paused(post)
         await committed(post, 200)
