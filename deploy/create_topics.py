@@ -60,7 +60,15 @@ class Topic:
 def tier(lane: str, delay: str) -> Topic:
     """Return the topic of a tier: kept as long as the orders of its lane."""
     retention_ms, segment_ms = (HOUR_MS, HOUR_MS // 6) if lane == "otp" else (7 * 24 * HOUR_MS, 6 * HOUR_MS)
-    return Topic(f"mail.retry.{lane}.{delay}.v1", TIER_PARTITIONS[lane], retention_ms, segment_ms)
+    return Topic(
+        f"mail.retry.{lane}.{delay}.v1",
+        TIER_PARTITIONS[lane],
+        retention_ms,
+        segment_ms,
+        writer="mailer",
+        reader="mailer",
+        group=f"mailer-retry-{lane}-{delay}",
+    )
 
 
 CONSUMED = (

@@ -37,6 +37,7 @@ from services.chassis.settings import KafkaSettings, read_settings
 
 MAKER = "topics"  # the user of deploy/create_topics.py
 WATCHER = "lagwatch"  # measures every group, and reads when the first waiting record was made
+OPERATOR = "operator"  # the user of kip-dead: people who look at dead letters, mark them, and put them back
 SAMPLERS = {"otp.code-requested.v1": "otp"}  # tells people their place: how far this topic's group is
 ANSWER_WITHIN = timedelta(seconds=30)
 
@@ -83,7 +84,10 @@ def _rights_to(topic: Topic) -> Iterator[Right]:
         yield Right(MAKER, "topic", topic.name, operation)
     if topic.writer is not None:
         yield Right(topic.writer, "topic", topic.name, "WRITE")
-    if topic.reader is not None:
+    yield Right(OPERATOR, "topic", topic.name, "WRITE")
+    if topic.reader is None:
+        yield Right(OPERATOR, "topic", topic.name, "READ")
+    else:
         yield Right(topic.reader, "topic", topic.name, "READ")
     if topic.reader is not None and topic.group is not None:
         yield Right(topic.reader, "group", topic.group, "READ")

@@ -17,7 +17,9 @@ def stated_rights() -> frozenset[Right]:
         groups = quoted(row["to (group)"])
         of = {"who makes the topic": ["topics"], "from": [row["from"]]}
         if groups:
-            of |= {"to": [reader], "who watches": ["lagwatch"]}
+            of |= {"to": [reader], "who watches": ["lagwatch"], "who puts dead letters back": ["operator"]}
+        else:
+            of["who reads dead letters"] = ["operator"]
         if topic == "otp.code-requested.v1":
             of["who samples"] = ["otp"]
         for who, users in of.items():

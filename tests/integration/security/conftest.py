@@ -16,7 +16,7 @@ from tests.servers.secured_kafka import ADMIN, STRANGER, SecuredKafka, settings_
 
 __all__ = ["rubbish_collected"]
 
-USERS = ("otp", "mailer", "dossier", "lagwatch", "topics")
+USERS = ("otp", "mailer", "dossier", "lagwatch", "topics", "operator")
 
 
 @pytest.fixture(scope="session")

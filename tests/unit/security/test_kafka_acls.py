@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.create_topics import CONSUMED, TOPICS, Topic
+from deploy.create_topics import CONSUMED, TIERS, TOPICS, Topic
 from deploy.kafka_acls import Right, main, rights
 
 HOUR_MS = 3_600_000
@@ -23,22 +23,24 @@ def test_a_topic_that_is_added_has_its_rights() -> None:
     }
     assert of("lagwatch", RETRY) == {("topic", RETRY.name, "READ"), ("group", "mailer-otp-retry", "DESCRIBE")}
     assert of("topics", RETRY) == {("topic", RETRY.name, "CREATE"), ("topic", RETRY.name, "DESCRIBE")}
-    assert {right.user for right in rights([RETRY])} == {"mailer", "lagwatch", "topics"}
+    assert of("operator", RETRY) == {("topic", RETRY.name, "WRITE")}
+    assert {right.user for right in rights([RETRY])} == {"mailer", "lagwatch", "topics", "operator"}
 
 
 def test_dead_letters_are_written_by_who_could_not_read_and_read_by_no_service() -> None:
     assert of("mailer", RETRY.dead) == {("topic", RETRY.dead.name, "WRITE")}
-    assert {right.user for right in rights([RETRY.dead])} == {"mailer", "topics"}
+    assert of("operator", RETRY.dead) == {("topic", RETRY.dead.name, "READ"), ("topic", RETRY.dead.name, "WRITE")}
+    assert {right.user for right in rights([RETRY.dead])} == {"mailer", "topics", "operator"}
 
 
 def test_every_topic_of_ours_has_one_writer_and_a_consumed_one_a_reader_with_a_group() -> None:
     assert all(topic.writer for topic in TOPICS)
-    assert all(topic.reader and topic.group for topic in CONSUMED)
-    assert len({topic.group for topic in CONSUMED}) == len(CONSUMED)
+    assert all(topic.reader and topic.group for topic in (*CONSUMED, *TIERS))
+    assert len({topic.group for topic in (*CONSUMED, *TIERS)}) == len(CONSUMED) + len(TIERS)
 
 
 def test_only_lagwatch_and_otp_look_into_groups_of_others() -> None:
-    groups = {topic.group: topic.reader for topic in CONSUMED}
+    groups = {topic.group: topic.reader for topic in (*CONSUMED, *TIERS)}
 
     strangers = {
         (right.user, right.name, right.operation)
