@@ -19,7 +19,7 @@ from tests.quality.rights_table import stated_rights
 from tests.servers.secured_kafka import ADMIN, STRANGER, SecuredKafka, settings_of
 
 EVERYBODY = (*USERS, STRANGER)
-WRITERS = ("otp", "mailer", "dossier")
+WRITERS = ("otp", "mailer", "dossier", "operator")
 STATED = {(right.user, right.kind, right.name, right.operation) for right in stated_rights()}
 REFUSAL = {"topic": "TopicAuthorizationFailedError", "group": "GroupAuthorizationFailedError"}
 
