@@ -4,7 +4,8 @@ aiosmtplib's own `sendmail` hides at which stage a transaction broke, and its `d
 decide everything: before the body a letter can be sent again at once; after it, only a 4xx or 5xx says that it was not
 taken, and anything else says nothing. So the stages are called one by one. A connection goes back to the pool only
 after a clean reply; after anything else (a cut, a time-out, a cancel, a reply too many) it is closed, because a late
-reply would be taken for the answer to the next command.
+reply would be taken for the answer to the next command. A connection that rested may be closed at the other end by
+now: if that shows at `MAIL`, nothing was asked of the relay yet, and the letter goes out at once on a new one.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import random
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import aiosmtplib
 import structlog
+from aiosmtplib.protocol import SMTPProtocol
+from aiosmtplib.response import SMTPResponse
 
 from services.chassis.clock import Clock
 from services.chassis.settings import split_host_port
@@ -37,6 +41,7 @@ IDLE_S = 8.0  # Postfix under stress closes after 10 s: let go first
 MAILS_PER_CONNECTION = 100
 REMEMBERED = 100  # durations to draw from for a letter that is not sent
 ENHANCED = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
+REPLY = re.compile(rb"([2-5][0-9]{2})(?:-[^\n]*\n\1)*(?: [^\n]*)?\r?\n")  # RFC 5321 §4.2: one code on all its lines
 QUEUE_ID = re.compile(r"queued as ([A-Za-z0-9]{6,20})")  # Postfix; other relays say it otherwise or not at all
 
 
@@ -58,6 +63,46 @@ class _Connection:
     client: aiosmtplib.SMTP
     mails: int = 0
     idle_since: float = 0.0
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the next reply will be to the next command: nothing was heard beyond the replies that were due."""
+        protocol = self.client.protocol
+        return isinstance(protocol, _StrictProtocol) and protocol.is_connected and not protocol.heard_too_much
+
+    def say_good_bye(self) -> None:
+        """Say it (RFC 5321 §4.1.1.10) and close, without waiting for an answer that can change nothing."""
+        if self.in_step and self.client.protocol is not None:
+            self.client.protocol.write(b"QUIT\r\n")
+        self.client.close()
+
+
+class _ClosedMeanwhile(Exception):
+    """The relay closed a connection that rested; it was asked nothing yet."""
+
+
+class _StrictProtocol(SMTPProtocol):
+    """Hears what the library overlooks: octets that nobody asked for, and lines that only begin like a reply."""
+
+    heard_too_much = False
+
+    def data_received(self, data: bytes) -> None:
+        """Note what comes while no reply is due; the library drops it."""
+        due = self._response_waiter
+        if due is None or due.done() or not self._response_pending:
+            self.heard_too_much = True
+        super().data_received(data)
+
+    def _read_response_from_buffer(self) -> SMTPResponse | None:
+        """Refuse `2500 octets` and `550-no, 250 yes`; the library takes both for a 250."""
+        heard = bytes(self._buffer)
+        response = super()._read_response_from_buffer()
+        if response is None:
+            return None
+        if not REPLY.match(heard):
+            raise aiosmtplib.SMTPResponseException(aiosmtplib.SMTPStatus.invalid_response, "no reply")
+        self.heard_too_much = self.heard_too_much or bool(self._buffer)
+        return response
 
 
 class SmtpGateway:
@@ -104,18 +149,11 @@ class SmtpGateway:
         """Implements `MailGateway`."""
         async with self._slot():
             await checkpoints.still_wanted()
-            connection = await self._connected()
-            started = monotonic()
-            result: HandedOver | Refused | NoReply | None = None
-            try:
-                result = await self._transact(connection.client, message, checkpoints)
-            finally:
-                clean = isinstance(result, HandedOver)
-                self._release(connection, clean=clean)
-                if clean:
-                    self._durations.append(monotonic() - started)
-                    self._metrics.transaction.labels(self._lane).observe(monotonic() - started)
-            return result
+            kept = self._kept()
+            if kept is not None:
+                with suppress(_ClosedMeanwhile):
+                    return await self._send_on(kept, message, checkpoints)
+            return await self._send_on(_Connection(await self._connect()), message, checkpoints)
 
     async def imitate(self, checkpoints: Checkpoints) -> HandedOver:
         """Implements `MailGateway`."""
@@ -128,14 +166,29 @@ class SmtpGateway:
     async def close(self) -> None:
         """Say good-bye on every idle connection."""
         while self._idle:
-            connection = self._idle.pop()
-            connection.client.close()
+            self._idle.pop().say_good_bye()
+
+    async def _send_on(
+        self, connection: _Connection, message: Message, checkpoints: Checkpoints
+    ) -> HandedOver | Refused | NoReply:
+        started = monotonic()
+        result: HandedOver | Refused | NoReply | None = None
+        try:
+            result = await self._transact(connection, message, checkpoints)
+        finally:
+            clean = isinstance(result, HandedOver)
+            self._release(connection, clean=clean)
+            if clean:
+                self._durations.append(monotonic() - started)
+                self._metrics.transaction.labels(self._lane).observe(monotonic() - started)
+        return result
 
     async def _transact(
-        self, client: aiosmtplib.SMTP, message: Message, checkpoints: Checkpoints
+        self, connection: _Connection, message: Message, checkpoints: Checkpoints
     ) -> HandedOver | Refused | NoReply:
-        refused = await self._before_body(client, client.mail(message.sender)) or await self._before_body(
-            client, client.rcpt(message.recipient)
+        client = connection.client
+        refused = await self._before_body(connection, _open_mail(connection, message)) or await self._before_body(
+            connection, client.rcpt(message.recipient)
         )
         if refused is not None:
             return refused
@@ -144,14 +197,16 @@ class SmtpGateway:
         except NoLongerWanted:
             self._count("not_wanted")
             raise
-        refused = await self._before_body(client, _open_data(client))
+        refused = await self._before_body(connection, _open_data(client))
         if refused is not None:
             return refused
         body_started_at = self._clock()
         await checkpoints.handing_over(body_started_at)
+        if not connection.in_step:
+            self._broke_off(ConnectionAbortedError())
         return await self._body(client, message, body_started_at)
 
-    async def _before_body(self, client: aiosmtplib.SMTP, command: Awaitable[object]) -> Refused | None:
+    async def _before_body(self, connection: _Connection, command: Awaitable[object]) -> Refused | None:
         """Await a command; nothing has left when it fails, or when more was said than it asked for."""
         try:
             await command
@@ -159,7 +214,7 @@ class SmtpGateway:
             return self._said_no(said.code, said.message) or self._broke_off(said)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             return self._broke_off(error)
-        return None if _in_step(client) else self._broke_off(ConnectionAbortedError())
+        return None if connection.in_step else self._broke_off(ConnectionAbortedError())
 
     async def _body(
         self, client: aiosmtplib.SMTP, message: Message, body_started_at: datetime
@@ -204,41 +259,36 @@ class SmtpGateway:
         self._count("no_reply")
         return NoReply(body_started_at)
 
-    async def _connected(self) -> _Connection:
+    def _kept(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.client.is_connected and monotonic() - connection.idle_since < self._idle_s:
+            if connection.in_step and monotonic() - connection.idle_since < self._idle_s:
                 return connection
-            connection.client.close()
-        return _Connection(await self._connect())
+            connection.say_good_bye()
+        return None
 
     async def _connect(self) -> aiosmtplib.SMTP:
         relay = self._relay
         host, port = split_host_port(relay.address)
         client = aiosmtplib.SMTP(
-            hostname=host,
-            port=port,
-            timeout=self._command_timeout_s,
-            start_tls=relay.tls is not None,
-            tls_context=relay.tls,
-            username=relay.user,
-            password=relay.password,
+            hostname=host, port=port, timeout=self._command_timeout_s, start_tls=False, tls_context=relay.tls
         )
         try:
-            await client.connect()
+            await _greet(client, relay)
         except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
-            client.close()
             self._count("connect_error")
             raise TryAgain(f"the relay cannot be reached: {type(error).__name__}") from error
         return client
 
     def _release(self, connection: _Connection, *, clean: bool) -> None:
         connection.mails += 1
-        if clean and _in_step(connection.client) and connection.mails < MAILS_PER_CONNECTION:
+        if not clean:
+            connection.client.close()
+        elif connection.in_step and connection.mails < MAILS_PER_CONNECTION:
             connection.idle_since = monotonic()
             self._idle.append(connection)
         else:
-            connection.client.close()
+            connection.say_good_bye()
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -266,6 +316,45 @@ def relay_tls(ca_file: Path | None) -> ssl.SSLContext:
         raise ValueError(f"{ca_file} holds no certificate of an authority: {error.strerror or error}") from error
 
 
+async def _greet(client: aiosmtplib.SMTP, relay: Relay) -> None:
+    """Do everything that is not about a letter, so that no refusal here is taken for one of a letter."""
+    steps: list[Callable[[], Awaitable[object]]] = [partial(_call, client), client.ehlo]
+    if relay.tls is not None:
+        steps += [client.starttls, client.ehlo]
+    if relay.user is not None:
+        steps += [partial(client.login, relay.user, relay.password or "")]
+    try:
+        for step in steps:
+            await step()
+            _demand_in_step(client)
+    except BaseException:
+        client.close()
+        raise
+
+
+async def _call(client: aiosmtplib.SMTP) -> None:
+    await client.connect()
+    if client.protocol is not None:
+        client.protocol.__class__ = _StrictProtocol  # the library makes its own, and asks nobody
+        strict = cast("_StrictProtocol", client.protocol)
+        strict.heard_too_much = bool(strict._buffer)  # noqa: SLF001 - after the banner, which came before
+
+
+def _demand_in_step(client: aiosmtplib.SMTP) -> None:
+    if not _Connection(client).in_step:
+        raise ConnectionAbortedError
+
+
+async def _open_mail(connection: _Connection, message: Message) -> None:
+    try:
+        await connection.client.mail(message.sender)
+    except (aiosmtplib.SMTPServerDisconnected, ConnectionError, aiosmtplib.SMTPResponseException) as error:
+        closing = getattr(error, "code", aiosmtplib.SMTPStatus.domain_unavailable)  # no reply at all is as good as 421
+        if connection.mails and closing == aiosmtplib.SMTPStatus.domain_unavailable:
+            raise _ClosedMeanwhile from error
+        raise
+
+
 async def _open_data(client: aiosmtplib.SMTP) -> None:
     reply = await client.execute_command(b"DATA")
     if reply.code != aiosmtplib.SMTPStatus.start_input:
@@ -275,9 +364,3 @@ async def _open_data(client: aiosmtplib.SMTP) -> None:
 def _stuffed(octets: bytes) -> bytes:
     """Double each dot at the start of a line (RFC 5321 §4.5.2); lines end with CRLF already."""
     return (b"\r\n" + octets).replace(b"\r\n.", b"\r\n..").removeprefix(b"\r\n")
-
-
-def _in_step(client: aiosmtplib.SMTP) -> bool:
-    """Say whether the next reply will be to the next command: nothing has been read beyond the last one."""
-    protocol = client.protocol
-    return protocol is not None and protocol.is_connected and not protocol._buffer  # noqa: SLF001 - nobody else can tell
