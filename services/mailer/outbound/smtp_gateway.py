@@ -1,11 +1,10 @@
-"""One relay over aiosmtplib: a pool of connections, each transaction by its stages.
+"""One relay: a pool of connections, each transaction by its stages.
 
-aiosmtplib's own `sendmail` hides at which stage a transaction broke, and its `data` hides whether the body left; both
-decide everything: before the body a letter can be sent again at once; after it, only a 4xx or 5xx says that it was not
-taken, and anything else says nothing. So the stages are called one by one. A connection goes back to the pool only
-after a clean reply; after anything else (a cut, a time-out, a cancel, a reply too many) it is closed, because a late
-reply would be taken for the answer to the next command. A connection that rested may be closed at the other end by
-now: if that shows at `MAIL`, nothing was asked of the relay yet, and the letter goes out at once on a new one.
+At which stage a transaction broke decides everything: before the body a letter can be sent again at once; after it,
+only a 4xx or 5xx says that it was not taken, and anything else says nothing. So the stages are called one by one. A
+connection goes back to the pool only after a clean reply; after anything else (a cut, a time-out, a cancel, a reply
+too many) it is closed, because a late reply would be taken for the answer to the next command. A connection that
+rested may be closed at the other end by now: if that shows at `MAIL`, the letter goes out at once on a new one.
 """
 
 from __future__ import annotations
@@ -15,23 +14,20 @@ import random
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import aiosmtplib
 import structlog
-from aiosmtplib.protocol import SMTPProtocol
-from aiosmtplib.response import SMTPResponse
 
 from services.chassis.clock import Clock
-from services.chassis.settings import split_host_port
 from services.mailer.metrics import MailerMetrics
+from services.mailer.outbound.smtp_connection import ClosedMeanwhile, SmtpConnection
 from services.mailer.ports import Checkpoints, NoLongerWanted, TryAgain
 from services.mailer.rules.letter import Lane, Message
 from services.mailer.rules.outcome import HandedOver, NoReply, Refused
@@ -41,7 +37,6 @@ IDLE_S = 8.0  # Postfix under stress closes after 10 s: let go first
 MAILS_PER_CONNECTION = 100
 REMEMBERED = 100  # durations to draw from for a letter that is not sent
 ENHANCED = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
-REPLY = re.compile(rb"([2-5][0-9]{2})(?:-[^\n]*\n\1)*(?: [^\n]*)?\r?\n")  # RFC 5321 §4.2: one code on all its lines
 QUEUE_ID = re.compile(r"queued as ([A-Za-z0-9]{6,20})")  # Postfix; other relays say it otherwise or not at all
 
 
@@ -56,53 +51,6 @@ class Relay:
     """STARTTLS is demanded, and the certificate checked with this; `None` = in clear, on a laptop."""
     user: str | None = None
     password: str | None = field(default=None, repr=False)
-
-
-@dataclass(slots=True)
-class _Connection:
-    client: aiosmtplib.SMTP
-    mails: int = 0
-    idle_since: float = 0.0
-
-    @property
-    def in_step(self) -> bool:
-        """Whether the next reply will be to the next command: nothing was heard beyond the replies that were due."""
-        protocol = self.client.protocol
-        return isinstance(protocol, _StrictProtocol) and protocol.is_connected and not protocol.heard_too_much
-
-    def say_good_bye(self) -> None:
-        """Say it (RFC 5321 §4.1.1.10) and close, without waiting for an answer that can change nothing."""
-        if self.in_step and self.client.protocol is not None:
-            self.client.protocol.write(b"QUIT\r\n")
-        self.client.close()
-
-
-class _ClosedMeanwhile(Exception):
-    """The relay closed a connection that rested; it was asked nothing yet."""
-
-
-class _StrictProtocol(SMTPProtocol):
-    """Hears what the library overlooks: octets that nobody asked for, and lines that only begin like a reply."""
-
-    heard_too_much = False
-
-    def data_received(self, data: bytes) -> None:
-        """Note what comes while no reply is due; the library drops it."""
-        due = self._response_waiter
-        if due is None or due.done() or not self._response_pending:
-            self.heard_too_much = True
-        super().data_received(data)
-
-    def _read_response_from_buffer(self) -> SMTPResponse | None:
-        """Refuse `2500 octets` and `550-no, 250 yes`; the library takes both for a 250."""
-        heard = bytes(self._buffer)
-        response = super()._read_response_from_buffer()
-        if response is None:
-            return None
-        if not REPLY.match(heard):
-            raise aiosmtplib.SMTPResponseException(aiosmtplib.SMTPStatus.invalid_response, "no reply")
-        self.heard_too_much = self.heard_too_much or bool(self._buffer)
-        return response
 
 
 class SmtpGateway:
@@ -140,7 +88,7 @@ class SmtpGateway:
         self._idle_s = idle_s
         self._clock = clock
         self._metrics = metrics
-        self._idle: list[_Connection] = []
+        self._idle: list[SmtpConnection] = []
         self._durations: deque[float] = deque([0.05], maxlen=REMEMBERED)
         metrics.slots.labels(lane).set(slots)
         metrics.slots_in_use.labels(lane).set(0)
@@ -151,9 +99,9 @@ class SmtpGateway:
             await checkpoints.still_wanted()
             kept = self._kept()
             if kept is not None:
-                with suppress(_ClosedMeanwhile):
+                with suppress(ClosedMeanwhile):
                     return await self._send_on(kept, message, checkpoints)
-            return await self._send_on(_Connection(await self._connect()), message, checkpoints)
+            return await self._send_on(await self._connect(), message, checkpoints)
 
     async def imitate(self, checkpoints: Checkpoints) -> HandedOver:
         """Implements `MailGateway`."""
@@ -169,7 +117,7 @@ class SmtpGateway:
             self._idle.pop().say_good_bye()
 
     async def _send_on(
-        self, connection: _Connection, message: Message, checkpoints: Checkpoints
+        self, connection: SmtpConnection, message: Message, checkpoints: Checkpoints
     ) -> HandedOver | Refused | NoReply:
         started = monotonic()
         result: HandedOver | Refused | NoReply | None = None
@@ -184,11 +132,10 @@ class SmtpGateway:
         return result
 
     async def _transact(
-        self, connection: _Connection, message: Message, checkpoints: Checkpoints
+        self, connection: SmtpConnection, message: Message, checkpoints: Checkpoints
     ) -> HandedOver | Refused | NoReply:
-        client = connection.client
-        refused = await self._before_body(connection, _open_mail(connection, message)) or await self._before_body(
-            connection, client.rcpt(message.recipient)
+        refused = await self._before_body(connection, connection.mail(message.sender)) or await self._before_body(
+            connection, connection.rcpt(message.recipient)
         )
         if refused is not None:
             return refused
@@ -197,34 +144,31 @@ class SmtpGateway:
         except NoLongerWanted:
             self._count("not_wanted")
             raise
-        refused = await self._before_body(connection, _open_data(client))
+        refused = await self._before_body(connection, connection.data())
         if refused is not None:
             return refused
         body_started_at = self._clock()
         await checkpoints.handing_over(body_started_at)
-        if not connection.in_step:
-            self._broke_off(ConnectionAbortedError())
-        return await self._body(client, message, body_started_at)
+        return await self._body(connection, message, body_started_at)
 
-    async def _before_body(self, connection: _Connection, command: Awaitable[object]) -> Refused | None:
+    async def _before_body(self, connection: SmtpConnection, command: Awaitable[None]) -> Refused | None:
         """Await a command; nothing has left when it fails, or when more was said than it asked for."""
         try:
             await command
+            connection.demand_in_step()
         except aiosmtplib.SMTPResponseException as said:
             return self._said_no(said.code, said.message) or self._broke_off(said)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             return self._broke_off(error)
-        return None if connection.in_step else self._broke_off(ConnectionAbortedError())
+        return None
 
     async def _body(
-        self, client: aiosmtplib.SMTP, message: Message, body_started_at: datetime
+        self, connection: SmtpConnection, message: Message, body_started_at: datetime
     ) -> HandedOver | Refused | NoReply:
-        protocol = client.protocol
-        if protocol is None or not protocol.is_connected:
-            return self._broke_off(ConnectionResetError())
+        if not connection.in_step:
+            self._broke_off(ConnectionResetError())
         try:
-            protocol.write(_stuffed(message.octets) + b".\r\n")
-            code, text = await protocol.read_response(timeout=self._reply_timeout_s)
+            code, text = await connection.body(message.octets, timeout_s=self._reply_timeout_s)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             return self._no_reply(message, body_started_at, type(error).__name__)
         if code != aiosmtplib.SMTPStatus.completed:
@@ -259,7 +203,7 @@ class SmtpGateway:
         self._count("no_reply")
         return NoReply(body_started_at)
 
-    def _kept(self) -> _Connection | None:
+    def _kept(self) -> SmtpConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.in_step and monotonic() - connection.idle_since < self._idle_s:
@@ -267,23 +211,21 @@ class SmtpGateway:
             connection.say_good_bye()
         return None
 
-    async def _connect(self) -> aiosmtplib.SMTP:
+    async def _connect(self) -> SmtpConnection:
         relay = self._relay
-        host, port = split_host_port(relay.address)
-        client = aiosmtplib.SMTP(
-            hostname=host, port=port, timeout=self._command_timeout_s, start_tls=False, tls_context=relay.tls
-        )
+        login = None if relay.user is None else (relay.user, relay.password or "")
         try:
-            await _greet(client, relay)
+            return await SmtpConnection.opened(
+                relay.address, tls=relay.tls, login=login, timeout_s=self._command_timeout_s
+            )
         except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
             self._count("connect_error")
             raise TryAgain(f"the relay cannot be reached: {type(error).__name__}") from error
-        return client
 
-    def _release(self, connection: _Connection, *, clean: bool) -> None:
+    def _release(self, connection: SmtpConnection, *, clean: bool) -> None:
         connection.mails += 1
         if not clean:
-            connection.client.close()
+            connection.close()
         elif connection.in_step and connection.mails < MAILS_PER_CONNECTION:
             connection.idle_since = monotonic()
             self._idle.append(connection)
@@ -314,53 +256,3 @@ def relay_tls(ca_file: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise ValueError(f"{ca_file} holds no certificate of an authority: {error.strerror or error}") from error
-
-
-async def _greet(client: aiosmtplib.SMTP, relay: Relay) -> None:
-    """Do everything that is not about a letter, so that no refusal here is taken for one of a letter."""
-    steps: list[Callable[[], Awaitable[object]]] = [partial(_call, client), client.ehlo]
-    if relay.tls is not None:
-        steps += [client.starttls, client.ehlo]
-    if relay.user is not None:
-        steps += [partial(client.login, relay.user, relay.password or "")]
-    try:
-        for step in steps:
-            await step()
-            _demand_in_step(client)
-    except BaseException:
-        client.close()
-        raise
-
-
-async def _call(client: aiosmtplib.SMTP) -> None:
-    await client.connect()
-    if client.protocol is not None:
-        client.protocol.__class__ = _StrictProtocol  # the library makes its own, and asks nobody
-        strict = cast("_StrictProtocol", client.protocol)
-        strict.heard_too_much = bool(strict._buffer)  # noqa: SLF001 - after the banner, which came before
-
-
-def _demand_in_step(client: aiosmtplib.SMTP) -> None:
-    if not _Connection(client).in_step:
-        raise ConnectionAbortedError
-
-
-async def _open_mail(connection: _Connection, message: Message) -> None:
-    try:
-        await connection.client.mail(message.sender)
-    except (aiosmtplib.SMTPServerDisconnected, ConnectionError, aiosmtplib.SMTPResponseException) as error:
-        closing = getattr(error, "code", aiosmtplib.SMTPStatus.domain_unavailable)  # no reply at all is as good as 421
-        if connection.mails and closing == aiosmtplib.SMTPStatus.domain_unavailable:
-            raise _ClosedMeanwhile from error
-        raise
-
-
-async def _open_data(client: aiosmtplib.SMTP) -> None:
-    reply = await client.execute_command(b"DATA")
-    if reply.code != aiosmtplib.SMTPStatus.start_input:
-        raise aiosmtplib.SMTPDataError(reply.code, reply.message)
-
-
-def _stuffed(octets: bytes) -> bytes:
-    """Double each dot at the start of a line (RFC 5321 §4.5.2); lines end with CRLF already."""
-    return (b"\r\n" + octets).replace(b"\r\n.", b"\r\n..").removeprefix(b"\r\n")
