@@ -47,21 +47,21 @@ MEANING = {
     "a": "again", "e": "elsewhere", "n": "not taken", "u": "unknown", "r": "refused", "k": "kept", "c": "closed"
 }  # fmt: skip
 TABLE = """
-            cut half late 421 451 550 garbage binary 2500 mixed long two open
-connect      a   -    a    -   -   -     -      -     -     -    -    -   -
-banner       a   a    a    a   a   a     a      a     k     k    a    a   a
-ehlo         a   a    a    a   a   a     a      a     a     a    a    a   a
-starttls     a   a    a    a   a   a     a      a     a     a    a    a   a
-ehlo+        a   a    a    a   a   a     a      a     a     a    a    a   a
-auth         a   a    a    a   a   a     a      a     a     a    a    a   a
-mail         a   a    a    a   a   r     a      a     a     a    a    a   a
-rcpt         a   a    a    a   a   r     a      a     a     a    a    a   a
-data         a   a    a    a   a   r     a      a     a     a    a    a   a
-body         u   u    u    n   n   r     u      u     u     u    u    n   u
-reply        u   u    u    n   n   r     u      u     u     u    u    c   u
-quit         c   c    c    c   c   c     c      c     c     c    c    c   c
-idle         e   e    -    e   e   e     e      e     e     e    e    e   e
-next         e   e    a    e   a   r     a      a     a     a    a    a   a
+            cut half late 421 451 550 odd garbage binary 2500 mixed long two open
+connect      a   -    a    -   -   -   -    -      -     -     -    -    -   -
+banner       a   a    a    a   a   a   a    a      a     k     k    a    a   a
+ehlo         a   a    a    a   a   a   a    a      a     a     a    a    a   a
+starttls     a   a    a    a   a   a   a    a      a     a     a    a    a   a
+ehlo+        a   a    a    a   a   a   a    a      a     a     a    a    a   a
+auth         a   a    a    a   a   a   a    a      a     a     a    a    a   a
+mail         a   a    a    a   a   r   a    a      a     a     a    a    a   a
+rcpt         a   a    a    a   a   r   a    a      a     a     a    a    a   a
+data         a   a    a    a   a   r   a    a      a     a     a    a    a   a
+body         u   u    u    n   n   r   u    u      u     u     u    u    n   u
+reply        u   u    u    n   n   r   u    u      u     u     u    u    c   u
+quit         c   c    c    c   c   c   c    c      c     c     c    c    c   c
+idle         e   e    -    e   e   e   e    e      e     e     e    e    e   e
+next         e   e    a    e   a   r   a    a      a     a     a    a    a   a
 """  # ehlo+: after STARTTLS. idle: between two letters. next: at the second one's MAIL.
 
 
@@ -88,6 +88,7 @@ class Cell:
             "421": "421 4.3.2 closing\r\n",
             "451": "451 4.7.1 later\r\n",
             "550": "554 5.7.1 never\r\n" if self.stage == "banner" else "550 5.7.1 never\r\n",
+            "odd": "250 2.0.0 ok\r\n" if code == "354" else "354 go ahead\r\n",
             "garbage": "hello, who is there?\r\n",
             "binary": "".join(map(chr, [*range(0x80, 0x100), 0, 7])) + "\r\n",
             "2500": f"{code}0 octets are free\r\n",
