@@ -57,6 +57,11 @@ class RelayProcess(ServerProcess):
         """Make a relay say its piece on its newest connection; it has left when this returns."""
         self._ask({"speak": port})
 
+    def count(self, port: int) -> tuple[int, int]:
+        """Return how many mails a relay got whole, repeats not counted, and how many bodies have no reply yet."""
+        mails, unanswered = self._ask({"count": port})
+        return mails, unanswered
+
     def record(self, port: int) -> Record:
         """Return what happened at a relay so far."""
         told = self._ask({"record": port})

@@ -2,8 +2,9 @@
 
 `python -m tests.servers.scripted_relay CONTROL_PORT [CERTIFICATE]` serves one line of JSON a connection on its control
 port: `{"open": {…}}` opens a relay on a port of its own and answers its number, `{"record": PORT}` answers what
-happened there, `{"speak": PORT}` makes it say its piece on a connection that rests. Relays share nothing, so many
-scripts run at once. It speaks octets, not a library's SMTP, because what it must say is what no library would.
+happened there, `{"count": PORT}` how many different mails it got whole and how many bodies have no reply yet,
+`{"speak": PORT}` makes it say its piece on a connection that rests. Relays share nothing, so many scripts run at once.
+It speaks octets, not a library's SMTP, because what it must say is what no library would.
 
 A script has one fault: at the `at`-th time that `stage` is reached over all connections, wait `delay_s`, say `say`
 (Latin-1, may be no reply at all), and `then` go on as if all were well, `close`, or `hang` until the client leaves.
@@ -56,6 +57,9 @@ class Script:
     """Lines of the answer to EHLO, such as STARTTLS."""
     pause_s: float = 0
     """Between the whole body and its reply, always."""
+    slow_every: int = 0
+    """Of so many bodies one waits `slow_s` instead."""
+    slow_s: float = 0
 
 
 @dataclass(slots=True)
@@ -101,6 +105,8 @@ class Relay:
         self._tls = tls
         self._reached: Counter[str] = Counter()
         self._newest: _Talk | None = None
+        self._taken = 0
+        self.unanswered = 0
         self._kept: list[socket.socket] = []
         self.record = Record()
 
@@ -164,6 +170,13 @@ class Relay:
         if not body:
             raise _Ended("client")
         talk.seen.bodies.append(len(body))
+        self.unanswered += 1
+        try:
+            await self._take_body(talk, body)
+        finally:
+            self.unanswered -= 1
+
+    async def _take_body(self, talk: _Talk, body: bytes) -> None:
         if self._acts("body"):
             await self._misbehave(talk)
             await talk.reader.readuntil(b"\r\n.\r\n")
@@ -171,7 +184,9 @@ class Relay:
         body += await talk.reader.readuntil(b"\r\n.\r\n")
         talk.seen.bodies[-1] = len(body)
         self._keep(body)
-        await asyncio.sleep(self._script.pause_s)
+        self._taken += 1
+        is_slow = self._script.slow_every and self._taken % self._script.slow_every == 0
+        await asyncio.sleep(self._script.slow_s if is_slow else self._script.pause_s)
         await self._play("reply", talk)
 
     def _keep(self, body: bytes) -> None:
@@ -241,9 +256,13 @@ class Control:
             port = await relay.open()
             self._relays[port] = relay
             return port
-        if "speak" in asked:
-            await self._relays[asked["speak"]].speak()
-        return asdict(self._relays[asked.get("record") or asked["speak"]].record)
+        [(what, port)] = asked.items()
+        relay = self._relays[port]
+        if what == "count":
+            return [len(relay.record.mails), relay.unanswered]
+        if what == "speak":
+            await relay.speak()
+        return asdict(relay.record)
 
 
 async def _main() -> None:
