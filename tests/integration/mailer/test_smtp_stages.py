@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -135,6 +135,19 @@ class Story:
     record: Record = field(default_factory=Record)
 
 
+def gateway_to(relay: Relay, timeout_s: float) -> SmtpGateway:
+    return SmtpGateway(
+        relay,
+        lane=Lane.OTP,
+        slots=1,
+        reply_timeout=timedelta(seconds=timeout_s),
+        clock=system_clock,
+        metrics=MailerMetrics(CollectorRegistry()),
+        command_timeout_s=timeout_s,
+        idle_s=PATIENT_S,
+    )
+
+
 class Telling:
     """Lives one cell through."""
 
@@ -144,20 +157,14 @@ class Telling:
         self._port = relays.open(**cell.script)
         self._story = Story()
         timeout_s = HASTY_S if cell.is_silent else PATIENT_S
-        self._gateway = SmtpGateway(
+        self._gateway = gateway_to(
             Relay(
                 "relay-1",
                 f"127.0.0.1:{self._port}",
                 relay_tls(ca_file) if cell.stage in {"starttls", "ehlo+"} else None,
                 *(("mailer", "made-up-secret") if cell.stage == "auth" else ()),
             ),
-            lane=Lane.OTP,
-            slots=1,
-            reply_timeout=timedelta(seconds=timeout_s),
-            clock=system_clock,
-            metrics=MailerMetrics(CollectorRegistry()),
-            command_timeout_s=timeout_s,
-            idle_s=PATIENT_S,
+            timeout_s,
         )
 
     async def __call__(self) -> Story:
@@ -194,12 +201,21 @@ class Telling:
 
 
 @pytest.fixture(scope="module")
-def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Cell, Story]]:
-    """Every cell, lived through; the silent ones first, because they wait and need no processor."""
-    folder = tmp_path_factory.mktemp("relay")
-    ca_file = certificate(folder)
-    relays = RelayProcess(folder, certificate=ca_file)
+def ca_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="module")
+def relays(tmp_path_factory: pytest.TempPathFactory, ca_file: Path) -> Iterator[RelayProcess]:
+    relays = RelayProcess(tmp_path_factory.mktemp("relay"), certificate=ca_file)
     relays.start()
+    yield relays
+    relays.stop()
+
+
+@pytest.fixture(scope="module")
+def stories(relays: RelayProcess, ca_file: Path) -> dict[Cell, Story]:
+    """Every cell, lived through; the silent ones first, because they wait and need no processor."""
 
     async def tell_all() -> dict[Cell, Story]:
         room = asyncio.Semaphore(AT_ONCE)
@@ -215,10 +231,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Cell, Sto
         await asyncio.gather(*told.values())
         return {cell: task.result() for cell, task in told.items()}
 
-    try:
-        yield asyncio.run(tell_all())
-    finally:
-        relays.stop()
+    return asyncio.run(tell_all())
 
 
 each_cell = pytest.mark.parametrize("cell", list(cells()), ids=lambda cell: f"{cell.stage}-{cell.failure}")
@@ -270,3 +283,22 @@ def test_a_body_leaves_once_at_most(stories: dict[Cell, Story], cell: Cell) -> N
     assert len(bodies) == left + others
     assert all(set(copies.values()) == {1} for copies in record.mails.values())
     assert f"<{letter(2).letter_id}@kip.example>" in record.mails or cell.stage == "connect"
+
+
+async def test_a_250_that_comes_before_the_body_is_not_the_answer_to_it(relays: RelayProcess) -> None:
+    port = relays.open(say=f"{USUAL['reply']}\r\n")
+
+    class SpokenTo(Steps):
+        async def handing_over(self, body_started_at: datetime) -> None:
+            await super().handing_over(body_started_at)
+            await asyncio.to_thread(relays.speak, port)
+            await asyncio.sleep(0)  # the loop has heard it
+
+    gateway = gateway_to(Relay("relay-1", f"127.0.0.1:{port}", None), PATIENT_S)
+
+    with pytest.raises(TryAgain):
+        await gateway.send(letter(), SpokenTo())
+
+    await eventually(lambda: relays.record(port).conversations[0].ended_by == "client", within_s=SEEN_S)
+    assert relays.record(port).faults == 1
+    assert relays.record(port).mails == {}
