@@ -22,6 +22,7 @@ def test_no_letter_is_lost_and_only_those_in_hand_come_twice_when_processes_and_
     assert report.lost == 0
     assert report.different == 0, "every repeat is the same octets"
     assert report.is_bounded, report
+    assert report.is_explained, report
     assert report.untold == report.dead_letters == 0
     assert not any(report.exit_codes), "every mailer that was asked to stop left with 0"
 
