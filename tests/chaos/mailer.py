@@ -266,7 +266,7 @@ class MailerChaos:
         report.lost = sum(f"<{person.mark}.1@kip.example>" not in mails for person in self._people)
         beyond = {message_id: sum(copies.values()) - 1 for message_id, copies in mails.items()}
         report.beyond = sum(beyond.values())
-        report.outside = report.beyond - sum(beyond[f"<{mark}.1@kip.example>"] for mark in self._in_hand)
+        report.outside = report.beyond - sum(beyond.get(f"<{mark}.1@kip.example>", 0) for mark in self._in_hand)
         report.different = sum(len(copies) > 1 for copies in mails.values())
 
     def _count_events(self) -> None:
