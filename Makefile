@@ -35,7 +35,7 @@ unit: setup  ## rules and verbs, no sockets
 contract: setup  ## fakes against their real twins; places that must agree
 	@$(PYTEST) tests/contract
 integration: setup  ## one adapter against real Kafka, Redis, SMTP, PostgreSQL; two files at a time, for most of it is waiting
-	@$(PYTEST) -n 2 --dist loadfile tests/integration
+	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/integration
 e2e: setup  ## separate processes; codes are read from the mailbox
 	@$(PYTEST) tests/e2e
 chaos: setup  ## the ordered inbox and the mailer under kills, 20 runs in a row (RUNS=2; PROOF=docs/proof writes a summary)

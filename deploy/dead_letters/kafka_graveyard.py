@@ -19,7 +19,7 @@ from kafka.errors import KafkaError
 from deploy.dead_letters.buried import Buried, Done, Place, Problem
 from services.chassis.dead_letter import DeadLetter, headers_to_go_back, read_dead_letter
 from services.chassis.kafka_client import client_config, open_client
-from services.chassis.kafka_producer import BrokerAway, Producer
+from services.chassis.kafka_producer import BrokerAway, Producer, producing
 from services.chassis.settings import KafkaSettings
 
 SUFFIX = ".dead"
@@ -67,19 +67,17 @@ class KafkaGraveyard:
         asyncio.run(self._write_each(chosen, Done.DROPPED, tell))
 
     async def _write_each(self, chosen: Sequence[Buried], done: Done, tell: Callable[[Buried], None]) -> None:
-        producer = Producer(self._settings, "kip-dead")
         try:
-            async with asyncio.timeout(ANSWER_WITHIN.total_seconds()):
-                await producer.connect()
-            for each in chosen:
-                if done is Done.REDRIVEN:
-                    await _put_back(producer, each)
-                await _mark(producer, each.place, done)
-                tell(each)
+            async with producing(self._settings, "kip-dead") as producer:
+                async with asyncio.timeout(ANSWER_WITHIN.total_seconds()):
+                    await producer.wait_until_connected()
+                for each in chosen:
+                    if done is Done.REDRIVEN:
+                        await _put_back(producer, each)
+                    await _mark(producer, each.place, done)
+                    tell(each)
         except (TimeoutError, BrokerAway) as error:
             raise Problem(f"{self._away(error)}\nWhat was told of above is done; run it again for the rest.") from error
-        finally:
-            await producer.close()
 
     def _away(self, error: Exception) -> str:
         why = f"{type(error).__name__}: {error}".rstrip(": ")

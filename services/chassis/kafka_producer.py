@@ -88,6 +88,7 @@ class Producer:
         }
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._producer: KafkaProducer | None = None
+        self._let_in = asyncio.Event()
         self._spoilt = asyncio.Event()
         self._door = Door()
         self._known_topics: set[str] = set()
@@ -98,12 +99,18 @@ class Producer:
         """True while there is a client; it has seen a broker, which may be away by now."""
         return self._producer is not None
 
+    async def wait_until_connected(self) -> None:
+        """Wait, without end, until a broker lets us in; for whoever has nothing else to do meanwhile."""
+        await self._let_in.wait()
+
     async def connect(self) -> None:
         """Try until a broker lets us in, and again whenever the client is spoilt; runs beside everything else."""
         while True:
             self._producer = producer = await self._opened()
+            self._let_in.set()
             await self._spoilt.wait()
             self._spoilt.clear()
+            self._let_in.clear()
             with contextlib.suppress(KafkaError):
                 await asyncio.to_thread(producer.close, timeout=0)
 
