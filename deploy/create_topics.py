@@ -24,6 +24,8 @@ HOUR_MS = 3_600_000
 WAIT_S = 30
 CODE_PARTITIONS = 12  # the most mailers that can share the lane; more would only cost file handles
 PARTITIONS = 6
+# Of a tier: the most mailers that can share it. The letters of a lane are spread over all its tiers.
+TIER_PARTITIONS = {"otp": 6, "notice": 3}
 
 
 class TopicsSettings(KafkaSettings):
@@ -47,6 +49,12 @@ class Topic:
         return Topic(f"{self.name}.dead", 1, 14 * 24 * HOUR_MS)
 
 
+def tier(lane: str, delay: str) -> Topic:
+    """Return the topic of a tier: kept as long as the orders of its lane."""
+    retention_ms, segment_ms = (HOUR_MS, HOUR_MS // 6) if lane == "otp" else (7 * 24 * HOUR_MS, 6 * HOUR_MS)
+    return Topic(f"mail.retry.{lane}.{delay}.v1", TIER_PARTITIONS[lane], retention_ms, segment_ms)
+
+
 CONSUMED = (
     Topic("otp.code-requested.v1", CODE_PARTITIONS, HOUR_MS, segment_ms=HOUR_MS // 6),
     Topic("otp.code-wanted.v1", CODE_PARTITIONS, HOUR_MS, segment_ms=HOUR_MS // 6),
@@ -54,7 +62,12 @@ CONSUMED = (
     Topic("notice.requested.v1", PARTITIONS, 7 * 24 * HOUR_MS),
     Topic("mail.delivery.notice.v1", PARTITIONS, 7 * 24 * HOUR_MS),
 )
-TOPICS = (*CONSUMED, *(topic.dead for topic in CONSUMED))
+TIERS = (
+    *(tier("otp", delay) for delay in ("1s", "3s", "10s", "30s", "1m")),
+    *(tier("notice", delay) for delay in ("1m", "10m", "1h", "6h")),
+)
+"""Where letters wait that could not leave; their unreadable records go where those of the lane do."""
+TOPICS = (*CONSUMED, *TIERS, *(topic.dead for topic in CONSUMED))
 
 
 def laptop(brokers: str) -> TopicsSettings:

@@ -50,11 +50,11 @@ class Envelope:
             "ce_type": self.type.encode(),
             "ce_source": self.source.encode(),
             "ce_subject": self.subject.encode(),
-            "ce_time": _text(self.time),
+            "ce_time": instant_text(self.time),
             "content-type": CONTENT_TYPE,
         }
         if self.expires is not None:
-            named["expirytime"] = _text(self.expires)
+            named["expirytime"] = instant_text(self.expires)
         return [*named.items(), *((name, value.encode()) for name, value in self.trace.items())]
 
 
@@ -83,7 +83,7 @@ def envelope_of(topic: str, key: bytes, value: bytes, headers: Mapping[str, byte
     def instant(name: str) -> datetime:
         written = text(name)
         try:
-            return _instant(written)
+            return read_instant(written)
         except ValueError as wrong:
             raise ValueError(f"header {name}: {wrong}") from wrong
 
@@ -101,11 +101,17 @@ def envelope_of(topic: str, key: bytes, value: bytes, headers: Mapping[str, byte
     )
 
 
-def _text(instant: datetime) -> bytes:
+def instant_text(instant: datetime) -> bytes:
+    """Return how a header tells a time: RFC 3339 in UTC, to the microsecond."""
     return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z").encode()
 
 
-def _instant(text: str) -> datetime:
+def read_instant(text: str) -> datetime:
+    """Return the time that a header tells.
+
+    Raises:
+        ValueError: it is no RFC 3339, or has no time zone.
+    """
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")

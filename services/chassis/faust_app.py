@@ -16,6 +16,9 @@ import faust
 from services.chassis.settings import KafkaSettings
 
 TOPIC_FOUND_WITHIN_MS = 5_000  # one that is made, or gets partitions, after we joined; the default is five minutes
+HELD_AT_MOST_S = (
+    24 * 3600
+)  # a handler may wait for hours, such as for a time that its record names; lag tells a hung one
 
 
 class _Diskless(faust.App):
@@ -61,6 +64,9 @@ def build_app(
         broker_heartbeat_interval=seconds / 4,
         broker_request_timeout=seconds + 5,  # must not be shorter than the session
         broker_commit_interval=0.5,  # what a crash repeats beyond the window
+        broker_max_poll_interval=HELD_AT_MOST_S,  # the default leaves the group while a full window waits for its time
+        broker_commit_livelock_soft_timeout=HELD_AT_MOST_S,  # the same, as an error in the log
+        stream_processing_timeout=HELD_AT_MOST_S,  # the same
         stream_buffer_maxsize=buffer,
         producer_request_timeout=15,  # the default is twenty minutes
         worker_redirect_stdouts=False,

@@ -112,13 +112,17 @@ class InboxMetrics:
 
 @dataclass(frozen=True, slots=True)
 class InboxOptions:
-    """Sizes of an inbox."""
+    """Sizes of an inbox, and what is special about it."""
 
     window: int = WINDOW
     concurrency: int = CONCURRENCY
     drain_grace: timedelta = timedelta(seconds=10)
     session_timeout: timedelta = timedelta(seconds=10)
     """After a kill, how long the group waits before it gives the partitions to somebody else."""
+    buried_in: str | None = None
+    """Topic of its dead letters; by default its own name with `.dead`."""
+    waiting: Callable[[], int] = lambda: 0
+    """How many records in hand only wait for their time: a drain gives those up at once."""
 
 
 class OrderedInbox:
@@ -259,9 +263,13 @@ class OrderedInbox:
         self._draining = True
         self._changed.set()
         deadline = asyncio.get_running_loop().time() + self._options.drain_grace.total_seconds()
-        while len(self._tracker) and asyncio.get_running_loop().time() < deadline and not until():  # noqa: ASYNC110 - Faust's state has no event
+        while self._works() and asyncio.get_running_loop().time() < deadline and not until():  # noqa: ASYNC110 - Faust's state has no event
             await asyncio.sleep(LOOK / 2)
         self._log.info("drained", left=len(self._tracker))
+
+    def _works(self) -> bool:
+        """Say whether a record in hand does more than wait; one that has settled has no task any more."""
+        return len(self._tasks) > self._options.waiting()
 
     def _give_up(self) -> None:
         left = self._tracker.give_up()
@@ -354,7 +362,7 @@ class OrderedInbox:
         ]
 
         async def write() -> None:
-            topic = f"{record.topic}.dead"
+            topic = self._options.buried_in or f"{record.topic}.dead"
             await self._producer.write(topic, record.key, record.value, headers, within=DEAD_LETTER_WAIT)
 
         await patiently(write, what=f"dead letters of {record.topic}", on=(BrokerAway,), within=None)

@@ -40,8 +40,14 @@ class LagwatchSettings(KafkaSettings):
     model_config = SettingsConfigDict(env_prefix="LAGWATCH_", validate_default=True)
 
     queues: Queues = Field(
-        # What waits on the way of a code (mailer, then otp) and of a notice (mailer, then dossier).
+        # What waits on the way of a code (mailer, then otp) and of a notice (mailer, then dossier); in the tiers of
+        # the mailer it is meant to wait, for as long as the topic's name says.
         "mailer-otp=otp.code-requested.v1,mailer-wanted=otp.code-wanted.v1,mailer-notice=notice.requested.v1,"  # type: ignore[arg-type]  # as people write it
+        "mailer-retry-otp-1s=mail.retry.otp.1s.v1,mailer-retry-otp-3s=mail.retry.otp.3s.v1,"
+        "mailer-retry-otp-10s=mail.retry.otp.10s.v1,mailer-retry-otp-30s=mail.retry.otp.30s.v1,"
+        "mailer-retry-otp-1m=mail.retry.otp.1m.v1,mailer-retry-notice-1m=mail.retry.notice.1m.v1,"
+        "mailer-retry-notice-10m=mail.retry.notice.10m.v1,mailer-retry-notice-1h=mail.retry.notice.1h.v1,"
+        "mailer-retry-notice-6h=mail.retry.notice.6h.v1,"
         "otp=mail.delivery.otp.v1,dossier=mail.delivery.notice.v1",
         min_length=1,
         max_length=MOST_QUEUES,

@@ -6,7 +6,8 @@ they are about.
 
 from __future__ import annotations
 
-from asyncio import Task
+from asyncio import Semaphore, Task
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,12 +17,13 @@ import structlog
 
 from services.chassis.clock import system_clock
 from services.chassis.grpc_server import probe_server
-from services.chassis.kafka_producer import producing
+from services.chassis.kafka_producer import Producer, producing
 from services.chassis.keyring import Keyring, read_keyring
 from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, inbox_running
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
+from services.mailer.actions.defer import DeferLetter
 from services.mailer.actions.deliver import DeliverLetter
 from services.mailer.actions.heed import HeedWish
 from services.mailer.inbound.kafka_inbox import (
@@ -34,12 +36,16 @@ from services.mailer.inbound.kafka_inbox import (
     NoticeOrders,
     WantedInbox,
 )
+from services.mailer.inbound.kafka_tiers import IN_HAND, TierInbox, tier_group
 from services.mailer.metrics import MailerMetrics
 from services.mailer.outbound.jinja_texts import JinjaTexts
 from services.mailer.outbound.kafka_events import KafkaEvents
+from services.mailer.outbound.kafka_retries import KafkaRetries, tier_topic
 from services.mailer.outbound.redis_ledger import RedisLedger, redis_client
 from services.mailer.outbound.smtp_gateway import Relay, SmtpGateway, relay_tls
+from services.mailer.rules.breaker import Breaker
 from services.mailer.rules.letter import Lane, Sender
+from services.mailer.rules.schedule import Schedule, Tier
 from services.mailer.settings import MailerSettings
 
 
@@ -54,6 +60,23 @@ class Shared:
     metrics: MailerMetrics
     inbox_metrics: InboxMetrics
     health: Health
+    otp_ledger: Breaker
+    """Codes and wishes about codes share one: it is the same server."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOptions:
+    """What differs from lane to lane."""
+
+    lane: Lane
+    read: CodeOrders | NoticeOrders
+    slots: int
+    reply_timeout: timedelta
+    delays: Sequence[timedelta]
+    breaker: Breaker
+
+
+Running = list[tuple[OrderedInbox, Task[None]]]
 
 
 async def serve(settings: MailerSettings, stopping: Stopping) -> None:
@@ -61,78 +84,113 @@ async def serve(settings: MailerSettings, stopping: Stopping) -> None:
     with reading_files():
         code_keys = read_keyring(settings.code_keys_file)
         codes = CodeOrders(read_keyring(settings.seal_code_keys_file), ZoneInfo(settings.time_zone))
-        notices = NoticeOrders(read_keyring(settings.seal_notice_keys_file))
+        notices = NoticeOrders(read_keyring(settings.seal_notice_keys_file), settings.patience_notice)
         texts = JinjaTexts()
         relay = _relay(settings)
     health = Health()
     registry = new_registry("mailer", "0.1.0")
-    shared = Shared(settings, relay, code_keys, texts, MailerMetrics(registry), InboxMetrics.on(registry), health)
+    breaker = Breaker()
+    metrics, inboxes = MailerMetrics(registry), InboxMetrics.on(registry)
+    shared = Shared(settings, relay, code_keys, texts, metrics, inboxes, health, breaker)
+    otp = LaneOptions(
+        Lane.OTP, codes, settings.slots_otp, settings.reply_timeout_otp, settings.retry_delays_otp, breaker
+    )
+    notice = LaneOptions(
+        Lane.NOTICE,
+        notices,
+        settings.slots_notice,
+        settings.reply_timeout_notice,
+        settings.retry_delays_notice,
+        Breaker(),
+    )
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(http_page(settings.http_address, registry, health))
         await parts.enter_async_context(probe_server(settings.probe_address, health))
-        otp, otp_running = await open_lane(
-            parts, shared, Lane.OTP, codes, slots=settings.slots_otp, reply_timeout=settings.reply_timeout_otp
-        )
-        notice, notice_running = await open_lane(
-            parts,
-            shared,
-            Lane.NOTICE,
-            notices,
-            slots=settings.slots_notice,
-            reply_timeout=settings.reply_timeout_notice,
-        )
-        wanted, wanted_running = await open_wishes(parts, shared)
-        for inbox in (otp, notice, wanted):
+        running = [
+            *await open_lane(parts, shared, otp),
+            *await open_lane(parts, shared, notice),
+            await open_wishes(parts, shared),
+        ]
+        for inbox, _task in running:
             parts.callback(inbox.stop)  # all at once: one must not go on taking while another drains
         parts.callback(health.stop)
         structlog.get_logger().info("serving", relay=settings.relay_address, http=settings.http_address)
-        await until_stopped(stopping, otp_running, notice_running, wanted_running)
+        await until_stopped(stopping, *(task for _inbox, task in running))
 
 
-async def open_lane(
-    parts: AsyncExitStack,
-    shared: Shared,
-    lane: Lane,
-    read: CodeOrders | NoticeOrders,
-    *,
-    slots: int,
-    reply_timeout: timedelta,
-) -> tuple[OrderedInbox, Task[None]]:
-    """Open a lane: its own producer, Redis pool, SMTP slots and inbox, which runs."""
-    settings = shared.settings
+async def open_lane(parts: AsyncExitStack, shared: Shared, options: LaneOptions) -> Running:
+    """Open a lane: its own producer, Redis pool, SMTP slots and inboxes, which run; one for orders, one per tier."""
+    settings, lane = shared.settings, options.lane
     producer = await parts.enter_async_context(producing(settings, f"mailer-{lane}"))
     redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
     gateway = SmtpGateway(
         shared.relay,
         lane=lane,
-        slots=slots,
-        reply_timeout=reply_timeout,
+        slots=options.slots,
+        reply_timeout=options.reply_timeout,
         clock=system_clock,
         metrics=shared.metrics,
     )
     parts.push_async_callback(gateway.close)
-    ledger = RedisLedger(redis, lane, shared.metrics)
+    ledger = RedisLedger(redis, lane, shared.metrics, breaker=options.breaker)
     await ledger.open_connections()
+    events = KafkaEvents(producer, system_clock)
     deliver = DeliverLetter(
         gateway,
         ledger,
-        KafkaEvents(producer, system_clock),
+        events,
         shared.texts,
         clock=system_clock,
         sender=Sender(settings.sender_name, settings.sender_address),
         code_keys=shared.code_keys,
     )
-    inbox = OrderedInbox(
-        settings,
+    schedule = Schedule(lane, options.delays)
+    retries = KafkaRetries(producer, schedule.tiers, shared.metrics)
+    defer = DeferLetter(retries, ledger, events, clock=system_clock, schedule=schedule)
+    letters = LetterInbox(options.read, deliver, defer, shared.metrics)
+    in_turn = 4 * options.slots
+    turns = Semaphore(in_turn)
+    inboxes = [
+        lane_inbox(shared, producer, letters, lane, in_turn),
+        *(tier_inbox(shared, producer, letters, tier, turns) for tier in schedule.tiers),
+    ]
+    return [(inbox, await parts.enter_async_context(inbox_running(inbox))) for inbox in inboxes]
+
+
+def lane_inbox(shared: Shared, producer: Producer, letters: LetterInbox, lane: Lane, in_turn: int) -> OrderedInbox:
+    """Return the inbox of a lane's orders, so many of which are tried at once."""
+    return OrderedInbox(
+        shared.settings,
         group=GROUPS[lane],
         topic=TOPICS[lane],
-        handle=LetterInbox(read, deliver, shared.metrics),
+        handle=letters,
         producer=producer,
         metrics=shared.inbox_metrics,
         health=shared.health,
-        options=InboxOptions(drain_grace=settings.drain_grace, concurrency=4 * slots),
+        options=InboxOptions(drain_grace=shared.settings.drain_grace, concurrency=in_turn),
     )
-    return inbox, await parts.enter_async_context(inbox_running(inbox))
+
+
+def tier_inbox(shared: Shared, producer: Producer, letters: LetterInbox, tier: Tier, turns: Semaphore) -> OrderedInbox:
+    """Return the inbox of a tier; what can never be mailed goes to the dead letters of its lane, where people look."""
+    waits = TierInbox(tier, letters, turns=turns, clock=system_clock)
+    options = InboxOptions(
+        window=IN_HAND,
+        concurrency=IN_HAND,
+        drain_grace=shared.settings.drain_grace,
+        buried_in=f"{TOPICS[tier.lane]}.dead",
+        waiting=waits.waiting,
+    )
+    return OrderedInbox(
+        shared.settings,
+        group=tier_group(tier),
+        topic=tier_topic(tier),
+        handle=waits,
+        producer=producer,
+        metrics=shared.inbox_metrics,
+        health=shared.health,
+        options=options,
+    )
 
 
 async def open_wishes(parts: AsyncExitStack, shared: Shared) -> tuple[OrderedInbox, Task[None]]:
@@ -140,7 +198,7 @@ async def open_wishes(parts: AsyncExitStack, shared: Shared) -> tuple[OrderedInb
     settings = shared.settings
     producer = await parts.enter_async_context(producing(settings, "mailer-wanted"))
     redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
-    ledger = RedisLedger(redis, Lane.OTP, shared.metrics)
+    ledger = RedisLedger(redis, Lane.OTP, shared.metrics, breaker=shared.otp_ledger)
     await ledger.open_connections()
     inbox = OrderedInbox(
         settings,

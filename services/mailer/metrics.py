@@ -43,6 +43,18 @@ class MailerMetrics:
         self.ledger_away = Counter(
             "mailer_ledger_errors", "Ledger calls that failed or exceeded their budget.", ["lane"], registry=registry
         )
+        self.ledger_breaker_open = Gauge(
+            "mailer_ledger_breaker_open",
+            "1 while calls to the ledger fail at once, because it failed again and again; else 0.",
+            ["lane"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "mailer_retries",
+            "Letters that could not leave, by the tier (its delay) where they wait for the next try.",
+            ["lane", "tier"],
+            registry=registry,
+        )
         self.wishes = Counter(
             "mailer_wishes",
             "Wishes about codes that were ordered, by what they changed: extended, withdrawn; stale = nothing.",
@@ -55,6 +67,7 @@ class MailerMetrics:
             self.age.labels(lane)
             self.transaction.labels(lane)
             self.ledger_away.labels(lane)
+            self.ledger_breaker_open.labels(lane)
             for outcome in OUTCOMES:
                 self.letters.labels(lane, outcome)
             for result in ATTEMPT_RESULTS:

@@ -9,22 +9,39 @@ from typing import Protocol
 
 from services.chassis.errors import Kind, ServiceError, Words
 from services.mailer.rules.letter import Message, Order, Rendered
-from services.mailer.rules.outcome import DropReason, HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.outcome import Deferred, DropReason, HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.schedule import Retry
 from services.mailer.rules.wish import Wish
 
 
 class TryAgain(ServiceError):
-    """Nothing of the letter can arrive, and it may leave later: no relay, a 4xx, a key or the ledger away.
-
-    After a 4xx to the body it has left, but was not taken.
-    """
+    """The letter may leave later: no relay, a 4xx, no reply to its body, a key or the ledger away."""
 
     kind = Kind.UNAVAILABLE
     reason = "TRY_AGAIN"
 
-    def __init__(self, why: str) -> None:
-        """Say why, without personal data."""
+    def __init__(self, why: str, *, status: str = "") -> None:
+        """Say why, without personal data; and what RFC 3463 status the relay gave, if any."""
+        self.status = status
         super().__init__(Words(vi="Thư chưa gửi được, hệ thống sẽ thử lại.", en=why), retry_after=timedelta(seconds=1))
+
+
+class TakenOver(ServiceError):
+    """Another consumer has this very record, by a newer epoch: stop, and wait until it is taken from us."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "TAKEN_OVER"
+
+    def __init__(self) -> None:
+        """Say so."""
+        words = Words(
+            vi="Thư đã được tiến trình khác nhận.", en="a newer owner of the record has taken the letter over"
+        )
+        super().__init__(words, retry_after=timedelta(seconds=1))
+
+
+class MovedOn(Exception):
+    """A later record of this letter exists, in a tier: this one has nothing left to do."""
 
 
 class Unreadable(Exception):
@@ -42,6 +59,34 @@ class NoLongerWanted(Exception):
 
 class LedgerAway(ConnectionError):
     """The ledger does not answer within its budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The record that carries an order, as it came. What is tried again carries all of it on, unchanged."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes = field(repr=False)
+    value: bytes = field(repr=False)
+    headers: Mapping[str, bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who tries a letter, so that of two that do, the ledger can tell the later one.
+
+    Later is first who has the higher attempt: its record was written because the earlier attempt had failed. Of the
+    same attempt from the same topic, who has the newer epoch: its consumer group has given the record to somebody else
+    since. Epochs of different topics say nothing about each other.
+    """
+
+    attempt: int
+    """0 for the first try, then as its record says."""
+    topic: str
+    epoch: int
+    """Generation of the consumer group of that topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +149,23 @@ class Ledger(Protocol):
     Every method, once its turn has come, answers within 50 ms or raises `LedgerAway`.
     """
 
-    async def claim(self, letter_id: str, keep_until: datetime) -> Seen:
-        """Note that this process works on the letter; return what was known before."""
+    async def claim(self, letter_id: str, owner: Owner, keep_until: datetime) -> Seen:
+        """Note that this owner works on the letter, from whoever did before, in one step; return what was known.
 
-    async def handing_over(self, letter_id: str, body_started_at: datetime) -> None:
-        """Note that the body is about to leave. Durable before the first octet."""
+        A letter whose outcome is known is told to everybody.
+
+        Raises:
+            MovedOn: a later attempt has claimed it.
+            TakenOver: a newer epoch has, within the last minutes. Longer ago it is forgotten: no consumer is so slow to
+                notice, but a group that was made anew counts its epochs from one.
+        """
+
+    async def handing_over(self, letter_id: str, owner: Owner, body_started_at: datetime) -> None:
+        """Note that the body is about to leave. Durable before the first octet.
+
+        Raises:
+            MovedOn, TakenOver: as `claim`; or the outcome is known. No body must leave.
+        """
 
     async def not_taken(self, letter_id: str, body_started_at: datetime) -> None:
         """Forget the body that left at this time: the relay said no to it. One that left earlier is not forgotten."""
@@ -129,9 +186,20 @@ class Ledger(Protocol):
 class EventSink(Protocol):
     """Tells the owner of a letter what became of it."""
 
-    async def announce(self, order: Order, outcome: Outcome) -> None:
+    async def announce(self, order: Order, news: Outcome | Deferred) -> None:
         """Publish on the lane's own topic and wait for the acknowledgement.
 
         Raises:
             TryAgain: not acknowledged; it may have been published.
+        """
+
+
+class Retries(Protocol):
+    """The tiers of a lane, where letters wait that could not leave."""
+
+    async def put(self, carried: Carried, retry: Retry) -> None:
+        """Write the record to its tier, and return when that is durable: then the record that came may go.
+
+        Raises:
+            TryAgain: not acknowledged; it may be there.
         """

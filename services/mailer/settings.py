@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.chassis.settings import HostPort, KafkaSettings, Profile, demand
 
 MAILBOX = r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,250}$"  # RFC 5321 without quotes and literals
+
+MOST_TIERS = 8  # each is a topic, a group and a consumer of every mailer
 
 
 def _printable(text: str) -> str:
@@ -29,6 +32,26 @@ def _zone(name: str) -> str:
     return name
 
 
+def _delays(text: object) -> object:
+    return tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else text
+
+
+def _rising(delays: tuple[timedelta, ...]) -> tuple[timedelta, ...]:
+    if any(not delay or delay % timedelta(seconds=1) for delay in delays):
+        raise ValueError("are whole seconds, from PT1S on")
+    if any(later <= sooner for sooner, later in pairwise(delays)):
+        raise ValueError("must rise")
+    return delays
+
+
+Delays = Annotated[
+    tuple[Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(hours=24))], ...],
+    NoDecode,
+    BeforeValidator(_delays),
+    AfterValidator(_rising),
+    Field(min_length=1, max_length=MOST_TIERS),
+]
+"""ISO 8601, separated by commas: of each a tier, and its topic."""
 Printable = Annotated[str, AfterValidator(_printable)]
 Zone = Annotated[str, AfterValidator(_zone)]
 
@@ -57,6 +80,23 @@ class MailerSettings(KafkaSettings):
     )
     reply_timeout_notice: timedelta = Field(
         timedelta(minutes=10), gt=timedelta(0), description="The same for notices (RFC 5321 §4.5.3.2.6)."
+    )
+    retry_delays_otp: Delays = Field(
+        "PT1S,PT3S,PT10S,PT30S,PT1M",
+        validate_default=True,
+        description="Tiers of codes: after its n-th failure a code waits the n-th delay, the last one again and again, "
+        "until its deadline. Each needs its topic (deploy/create_topics.py).",
+    )
+    retry_delays_notice: Delays = Field(
+        "PT1M,PT10M,PT1H,PT6H",
+        validate_default=True,
+        description="The same for notices.",
+    )
+    patience_notice: timedelta = Field(
+        timedelta(hours=48),
+        gt=timedelta(0),
+        le=timedelta(days=7),
+        description="A notice is given up this long after it was asked for, or at its own deadline if that is sooner.",
     )
     sender_name: Printable = Field("Cổng dịch vụ công", max_length=60, description="Name in From.")
     sender_address: str = Field(

@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from services.chassis.clock import system_clock
+from services.mailer.ports import Owner
 from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
 from services.mailer.rules.wish import Wish
 from tests.conditions import eventually
 
+OWNER = Owner(0, "orders.v1", 7)
 PATIENT = timedelta(seconds=10)  # a busy machine must not be taken for a slow Redis
 SECOND = timedelta(seconds=1)
 LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)

@@ -30,6 +30,7 @@ from services.chassis.keyring import Key, Keyring, digits
 from services.mailer.actions.deliver import DeliverLetter
 from services.mailer.inbound.kafka_inbox import CodeOrders
 from services.mailer.outbound.jinja_texts import JinjaTexts
+from services.mailer.ports import Owner
 from services.mailer.rules.letter import Sender
 from services.otp.actions.verify import VerifyCode
 from services.otp.outbound.kafka_events import KafkaEncoder
@@ -174,7 +175,7 @@ async def _printed_by_the_mailer(vector: Vector) -> list[str]:
         sender=Sender("Kịp", "no-reply@kip.example"),
         code_keys=_code_ring(vector),
     )
-    await deliver(order)
+    await deliver(order, Owner(0, envelope.topic, 1))
     ((_, octets),) = gateway.relay.kept
     message = email.message_from_bytes(octets, policy=email.policy.default)
     body = message.get_body(preferencelist=("plain",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import accumulate, permutations
 
@@ -14,7 +15,7 @@ from redis.asyncio import Redis
 from services.chassis.clock import system_clock
 from services.mailer.metrics import MailerMetrics
 from services.mailer.outbound.redis_ledger import RedisLedger, redis_client
-from services.mailer.ports import Ledger, Seen
+from services.mailer.ports import Ledger, MovedOn, Owner, Seen, TakenOver
 from services.mailer.rules.letter import Lane
 from services.mailer.rules.outcome import Outcome
 from services.mailer.rules.wish import LATEST, Wish
@@ -23,6 +24,7 @@ from tests.contract.ledgers import (
     LATER,
     LONG_AGO,
     OUTCOMES,
+    OWNER,
     PATIENT,
     SECOND,
     SOONER,
@@ -33,6 +35,13 @@ from tests.contract.ledgers import (
     tomorrow,
 )
 from tests.fakes.mailer import InMemoryLedger
+
+LATER_OWNERS = [
+    replace(OWNER, epoch=OWNER.epoch + 1),
+    replace(OWNER, attempt=1),
+    replace(OWNER, attempt=1, epoch=1),
+    Owner(2, "mail.retry.otp.3s.v1", 1),
+]
 
 
 @pytest.fixture
@@ -53,79 +62,151 @@ class LedgerContract:
     """Obligations of `Ledger`."""
 
     async def test_of_a_new_letter_nothing_is_known(self, ledger: Ledger) -> None:
-        assert await ledger.claim(new_letter(), tomorrow()) == Seen()
+        assert await ledger.claim(new_letter(), OWNER, tomorrow()) == Seen()
 
     async def test_a_claim_alone_says_nothing_to_the_next(self, ledger: Ledger) -> None:
         letter = new_letter()
-        await ledger.claim(letter, tomorrow())
+        await ledger.claim(letter, OWNER, tomorrow())
 
-        assert await ledger.claim(letter, tomorrow()) == Seen()
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen()
 
     async def test_a_body_that_may_have_left_is_told_to_the_microsecond(self, ledger: Ledger) -> None:
         letter = new_letter()
-        await ledger.claim(letter, tomorrow())
-        await ledger.handing_over(letter, BEGAN)
+        await ledger.claim(letter, OWNER, tomorrow())
+        await ledger.handing_over(letter, OWNER, BEGAN)
 
-        assert await ledger.claim(letter, tomorrow()) == Seen(body_started_at=BEGAN)
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen(body_started_at=BEGAN)
 
     async def test_the_earliest_body_stays(self, ledger: Ledger) -> None:
         letter = new_letter()
-        await ledger.handing_over(letter, BEGAN)
-        await ledger.handing_over(letter, BEGAN + SECOND)
+        await ledger.handing_over(letter, OWNER, BEGAN)
+        await ledger.handing_over(letter, OWNER, BEGAN + SECOND)
 
-        assert (await ledger.claim(letter, tomorrow())).body_started_at == BEGAN
+        assert (await ledger.claim(letter, OWNER, tomorrow())).body_started_at == BEGAN
 
     @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
     async def test_an_outcome_is_told_as_it_was_settled(self, ledger: Ledger, outcome: Outcome) -> None:
         letter = new_letter()
-        await ledger.claim(letter, tomorrow())
+        await ledger.claim(letter, OWNER, tomorrow())
         await ledger.settle(letter, outcome)
 
-        assert await ledger.claim(letter, tomorrow()) == Seen(outcome)
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen(outcome)
 
     async def test_the_first_outcome_stays(self, ledger: Ledger) -> None:
         letter = new_letter()
         for outcome in OUTCOMES:
             await ledger.settle(letter, outcome)
 
-        assert (await ledger.claim(letter, tomorrow())).outcome == OUTCOMES[0]
+        assert (await ledger.claim(letter, OWNER, tomorrow())).outcome == OUTCOMES[0]
 
     async def test_an_outcome_does_not_hide_when_the_body_left(self, ledger: Ledger) -> None:
         letter = new_letter()
-        await ledger.handing_over(letter, BEGAN)
+        await ledger.handing_over(letter, OWNER, BEGAN)
         await ledger.settle(letter, OUTCOMES[0])
 
-        assert await ledger.claim(letter, tomorrow()) == Seen(OUTCOMES[0], BEGAN)
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen(OUTCOMES[0], BEGAN)
 
     async def test_a_body_that_the_relay_said_no_to_is_forgotten(self, ledger: Ledger) -> None:
         letter = new_letter()
-        await ledger.handing_over(letter, BEGAN)
+        await ledger.handing_over(letter, OWNER, BEGAN)
         await ledger.not_taken(letter, BEGAN)
-        assert await ledger.claim(letter, tomorrow()) == Seen()
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen()
 
-        await ledger.handing_over(letter, BEGAN + SECOND)
-        assert await ledger.claim(letter, tomorrow()) == Seen(body_started_at=BEGAN + SECOND)
+        await ledger.handing_over(letter, OWNER, BEGAN + SECOND)
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen(body_started_at=BEGAN + SECOND)
 
     async def test_a_no_to_one_body_does_not_forget_another(self, ledger: Ledger) -> None:
         letter = new_letter()
-        await ledger.handing_over(letter, BEGAN)
-        await ledger.handing_over(letter, BEGAN + SECOND)
+        await ledger.handing_over(letter, OWNER, BEGAN)
+        await ledger.handing_over(letter, OWNER, BEGAN + SECOND)
         await ledger.not_taken(letter, BEGAN + SECOND)
         await ledger.not_taken(new_letter(), BEGAN)
 
-        assert await ledger.claim(letter, tomorrow()) == Seen(body_started_at=BEGAN)
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen(body_started_at=BEGAN)
+
+    @pytest.mark.parametrize("later", LATER_OWNERS, ids=str)
+    async def test_a_later_owner_takes_over_at_once_and_a_body_of_an_earlier_one_is_unknown(
+        self, ledger: Ledger, later: Owner
+    ) -> None:
+        letter = new_letter()
+        await ledger.claim(letter, OWNER, tomorrow())
+        await ledger.handing_over(letter, OWNER, BEGAN)
+
+        assert await ledger.claim(letter, later, tomorrow()) == Seen(body_started_at=BEGAN)
+        await ledger.handing_over(letter, later, BEGAN + SECOND)
+
+    @pytest.mark.parametrize("later", LATER_OWNERS, ids=str)
+    async def test_an_earlier_owner_is_turned_away_before_its_body_and_leaves_nothing_behind(
+        self, ledger: Ledger, later: Owner
+    ) -> None:
+        letter = new_letter()
+        await ledger.claim(letter, OWNER, tomorrow())
+        await ledger.claim(letter, later, tomorrow())
+
+        turned_away = MovedOn if later.attempt else TakenOver
+        with pytest.raises(turned_away):
+            await ledger.handing_over(letter, OWNER, BEGAN)
+        with pytest.raises(turned_away):
+            await ledger.claim(letter, OWNER, tomorrow())
+
+        assert await ledger.claim(letter, later, tomorrow()) == Seen(), "no body, and it is still the owner"
+
+    async def test_an_owner_whose_claim_was_missed_is_known_by_its_hand_over(self, ledger: Ledger) -> None:
+        letter = new_letter()
+        await ledger.handing_over(letter, replace(OWNER, attempt=2), BEGAN)
+
+        with pytest.raises(MovedOn):
+            await ledger.claim(letter, OWNER, tomorrow())
+
+    @pytest.mark.parametrize(
+        "other", [replace(OWNER, topic="other.v1", epoch=1), replace(OWNER, topic="other.v1", epoch=99)], ids=str
+    )
+    async def test_epochs_of_other_topics_say_nothing(self, ledger: Ledger, other: Owner) -> None:
+        letter = new_letter()
+        for owner in (OWNER, other, OWNER):
+            await ledger.claim(letter, owner, tomorrow())
+            await ledger.handing_over(letter, owner, BEGAN)
+
+    async def test_an_attempt_counts_more_than_an_epoch(self, ledger: Ledger) -> None:
+        letter = new_letter()
+        await ledger.claim(letter, replace(OWNER, attempt=10, epoch=1), tomorrow())
+
+        with pytest.raises(MovedOn):
+            await ledger.claim(letter, replace(OWNER, attempt=9, epoch=99), tomorrow())
+
+    async def test_an_outcome_is_told_to_whoever_asks_and_no_body_leaves_after_it(self, ledger: Ledger) -> None:
+        letter = new_letter()
+        later = replace(OWNER, attempt=3)
+        await ledger.claim(letter, later, tomorrow())
+        await ledger.settle(letter, OUTCOMES[0])
+
+        assert (await ledger.claim(letter, OWNER, tomorrow())).outcome == OUTCOMES[0]
+        for owner in (OWNER, later, replace(later, attempt=4)):
+            with pytest.raises(TakenOver):
+                await ledger.handing_over(letter, owner, BEGAN)
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen(OUTCOMES[0]), "and no body is noted"
+
+    async def test_of_two_owners_at_once_the_later_one_has_it(self, ledger: Ledger) -> None:
+        letter, later = new_letter(), replace(OWNER, epoch=OWNER.epoch + 1)
+        claims = (ledger.claim(letter, owner, tomorrow()) for owner in [OWNER, later] * 10)
+
+        await asyncio.gather(*claims, return_exceptions=True)
+
+        with pytest.raises(TakenOver):
+            await ledger.handing_over(letter, OWNER, BEGAN)
+        await ledger.handing_over(letter, later, BEGAN)
 
     async def test_letters_do_not_know_of_each_other(self, ledger: Ledger) -> None:
         await ledger.settle(new_letter(), OUTCOMES[0])
 
-        assert await ledger.claim(new_letter(), tomorrow()) == Seen()
+        assert await ledger.claim(new_letter(), OWNER, tomorrow()) == Seen()
 
     async def test_of_many_claims_at_once_each_gets_the_answer_about_its_own_letter(self, ledger: Ledger) -> None:
         letters = [new_letter() for _ in range(40)]
         for number, letter in enumerate(letters[::2]):
-            await ledger.handing_over(letter, BEGAN + number * SECOND)
+            await ledger.handing_over(letter, OWNER, BEGAN + number * SECOND)
 
-        seen = await asyncio.gather(*(ledger.claim(letter, tomorrow()) for letter in letters))
+        seen = await asyncio.gather(*(ledger.claim(letter, OWNER, tomorrow()) for letter in letters))
 
         assert [each.body_started_at for each in seen[::2]] == [BEGAN + number * SECOND for number in range(20)]
         assert set(seen[1::2]) == {Seen()}
@@ -133,10 +214,10 @@ class LedgerContract:
     async def test_a_letter_is_forgotten_when_its_time_is_over(self, ledger: Ledger) -> None:
         letter = new_letter()
         await ledger.settle(letter, OUTCOMES[0])
-        await ledger.claim(letter, system_clock() + 0.2 * SECOND)
+        await ledger.claim(letter, OWNER, system_clock() + 0.2 * SECOND)
 
         async def forgotten() -> bool:
-            seen = await ledger.claim(letter, system_clock() + 0.2 * SECOND)
+            seen = await ledger.claim(letter, OWNER, system_clock() + 0.2 * SECOND)
             return seen == Seen()
 
         await until_unasked(forgotten)
@@ -144,9 +225,9 @@ class LedgerContract:
     async def test_a_letter_whose_time_was_over_long_ago_is_no_trouble(self, ledger: Ledger) -> None:
         letter = new_letter()
 
-        assert await ledger.claim(letter, system_clock() - timedelta(days=3)) == Seen()
+        assert await ledger.claim(letter, OWNER, system_clock() - timedelta(days=3)) == Seen()
         await ledger.settle(letter, OUTCOMES[0])
-        assert (await ledger.claim(letter, tomorrow())).outcome == OUTCOMES[0]
+        assert (await ledger.claim(letter, OWNER, tomorrow())).outcome == OUTCOMES[0]
 
     async def test_of_a_letter_nothing_is_wished_until_it_is(self, ledger: Ledger) -> None:
         letter = new_letter()
@@ -159,8 +240,8 @@ class LedgerContract:
         letter = new_letter()
         await ledger.heed(letter, LATER, tomorrow())
 
-        assert await ledger.claim(letter, tomorrow()) == Seen(wish=LATER)
-        assert await ledger.claim(new_letter(), tomorrow()) == Seen()
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen(wish=LATER)
+        assert await ledger.claim(new_letter(), OWNER, tomorrow()) == Seen()
 
     @pytest.mark.parametrize("wishes", list(permutations([SOONER, LATER, WITHDRAWN])))
     async def test_the_latest_time_and_a_withdrawal_stay_in_whatever_order_they_come(
@@ -184,20 +265,20 @@ class LedgerContract:
     async def test_a_wish_says_nothing_of_the_body_and_the_outcome(self, ledger: Ledger) -> None:
         letter = new_letter()
         await ledger.heed(letter, WITHDRAWN, tomorrow())
-        await ledger.handing_over(letter, BEGAN)
+        await ledger.handing_over(letter, OWNER, BEGAN)
         await ledger.settle(letter, OUTCOMES[0])
 
-        assert await ledger.claim(letter, tomorrow()) == Seen(OUTCOMES[0], BEGAN, wish=WITHDRAWN)
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen(OUTCOMES[0], BEGAN, wish=WITHDRAWN)
 
     async def test_a_wish_is_forgotten_when_its_time_is_over_whatever_is_claimed(self, ledger: Ledger) -> None:
         letter = new_letter()
-        await ledger.claim(letter, tomorrow())
+        await ledger.claim(letter, OWNER, tomorrow())
         await ledger.heed(letter, WITHDRAWN, system_clock() + 0.2 * SECOND)
 
         await passed(0.4)
 
         assert await ledger.wish(letter) == Wish()
-        assert await ledger.claim(letter, tomorrow()) == Seen()
+        assert await ledger.claim(letter, OWNER, tomorrow()) == Seen()
 
     async def test_a_wish_is_kept_as_long_as_the_longest_of_them(self, ledger: Ledger) -> None:
         letter, other = new_letter(), new_letter()
@@ -205,7 +286,7 @@ class LedgerContract:
         await ledger.heed(letter, WITHDRAWN, system_clock() + 0.2 * SECOND)
         await ledger.heed(other, LATER, system_clock() + 0.2 * SECOND)
         await ledger.heed(other, WITHDRAWN, tomorrow())
-        await ledger.claim(letter, system_clock() + 0.2 * SECOND)
+        await ledger.claim(letter, OWNER, system_clock() + 0.2 * SECOND)
         await passed(0.5)
 
         assert await ledger.wish(letter) == Wish(LATER.wanted_until, withdrawn=True)

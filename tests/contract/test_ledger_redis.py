@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -18,17 +19,21 @@ from redis.asyncio import Redis
 from deploy.dev.valkey_server import ValkeyServer
 from services.mailer.metrics import MailerMetrics
 from services.mailer.outbound.redis_ledger import BUDGET, RedisLedger, letter_key, redis_client, wish_key
-from services.mailer.ports import Ledger, LedgerAway, Seen
+from services.mailer.ports import Ledger, LedgerAway, Seen, TakenOver
+from services.mailer.rules.breaker import FAILURES, Breaker
 from services.mailer.rules.letter import Lane
+from tests.conditions import eventually
 from tests.contract.ledgers import (
     BEGAN,
     OUTCOMES,
+    OWNER,
     PATIENT,
     WITHDRAWN,
     Server,
     new_letter,
     tomorrow,
 )
+from tests.servers.slow_road import slow_road
 
 
 @pytest.fixture
@@ -42,9 +47,9 @@ async def test_every_key_ends(redis: Redis) -> None:
     claimed, noted, settled = new_letter(), new_letter(), new_letter()
     hour = 3_600_000
 
-    await ledger.claim(claimed, tomorrow())
+    await ledger.claim(claimed, OWNER, tomorrow())
     await ledger.settle(claimed, OUTCOMES[0])
-    await ledger.handing_over(noted, BEGAN)
+    await ledger.handing_over(noted, OWNER, BEGAN)
     await ledger.settle(settled, OUTCOMES[0])
     await ledger.heed(claimed, WITHDRAWN, tomorrow())
 
@@ -57,11 +62,18 @@ async def test_every_key_ends(redis: Redis) -> None:
 async def test_a_key_holds_no_address_and_no_text(redis: Redis) -> None:
     ledger = RedisLedger(redis, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
     letter = new_letter()
-    await ledger.claim(letter, tomorrow())
-    await ledger.handing_over(letter, BEGAN)
+    await ledger.claim(letter, OWNER, tomorrow())
+    await ledger.handing_over(letter, OWNER, BEGAN)
     await ledger.settle(letter, replace(OUTCOMES[0]))
 
-    assert set(await redis.hkeys(letter_key(letter))) == {b"claimed", b"began", b"outcome"}
+    assert set(await redis.hkeys(letter_key(letter))) == {
+        b"attempt",
+        b"topic",
+        b"epoch",
+        b"since",
+        b"began",
+        b"outcome",
+    }
 
 
 async def test_calls_that_come_all_at_once_do_not_use_up_each_others_budget(redis_server: Server) -> None:
@@ -71,7 +83,7 @@ async def test_calls_that_come_all_at_once_do_not_use_up_each_others_budget(redi
         ledger = RedisLedger(client, Lane.OTP, MailerMetrics(registry), budget=timedelta(seconds=0.5))
         await ledger.open_connections()
 
-        seen = await asyncio.gather(*(ledger.claim(letter, tomorrow()) for letter in letters))
+        seen = await asyncio.gather(*(ledger.claim(letter, OWNER, tomorrow()) for letter in letters))
 
     assert set(seen) == {Seen()}
     assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "otp"}) == 0
@@ -83,7 +95,7 @@ async def test_connections_are_opened_in_vain_without_a_word_when_the_server_is_
 
         await ledger.open_connections()
 
-        await away(ledger.claim(new_letter(), tomorrow()), within_s=5)
+        await away(ledger.claim(new_letter(), OWNER, tomorrow()), within_s=5)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +115,24 @@ async def away(call: Awaitable[object], *, within_s: float) -> None:
     assert time.monotonic() - started < within_s
 
 
+async def once_back(ledger: Ledger, letter: str) -> Seen:
+    """Return the answer to a claim, once the server is back and the breaker has found out."""
+    told: list[Seen] = []
+
+    async def answers() -> bool:
+        with contextlib.suppress(LedgerAway):
+            told.append(await ledger.claim(letter, OWNER, tomorrow()))
+        return bool(told)
+
+    back: bool = await eventually(answers, within_s=20, what="an answer of the ledger")
+    assert back
+    return told[0]
+
+
 def every_call(ledger: Ledger, letter: str) -> list[Awaitable[object]]:
     return [
-        ledger.claim(letter, tomorrow()),
-        ledger.handing_over(letter, BEGAN),
+        ledger.claim(letter, OWNER, tomorrow()),
+        ledger.handing_over(letter, OWNER, BEGAN),
         ledger.not_taken(letter, BEGAN),
         ledger.settle(letter, OUTCOMES[0]),
         ledger.heed(letter, WITHDRAWN, tomorrow()),
@@ -129,23 +155,77 @@ async def test_a_server_that_does_not_answer_is_away_within_the_budget(private: 
     assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "otp"}) == 0
 
 
+async def test_a_server_that_is_slow_costs_a_few_calls_their_budget_and_the_others_nothing(
+    private: ValkeyServer,
+) -> None:
+    registry, letter = CollectorRegistry(), new_letter()
+    with slow_road(private.address, delay_s=2) as road:
+        async with redis_client(f"redis://{road.address}/0") as client:
+            breaker = Breaker(pause=timedelta(minutes=10))
+            ledger = RedisLedger(client, Lane.OTP, MailerMetrics(registry), breaker=breaker)
+            for _ in range(FAILURES):
+                await away(ledger.claim(letter, OWNER, tomorrow()), within_s=BUDGET.total_seconds() + 2)
+            assert registry.get_sample_value("mailer_ledger_breaker_open", {"lane": "otp"}) == 1
+            assert road.late > 0, "the server answers, and late"
+
+            started = time.monotonic()
+            for _ in range(100):
+                await away(ledger.claim(letter, OWNER, tomorrow()), within_s=2)
+            took_s = time.monotonic() - started
+
+    assert took_s < 100 * BUDGET.total_seconds() / 2, "they did not each wait for their budget"
+    assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "otp"}) == FAILURES + 100
+
+
+async def test_a_breaker_that_is_open_closes_when_the_server_answers_again(private: ValkeyServer) -> None:
+    registry, letter = CollectorRegistry(), new_letter()
+    async with redis_client(private.url) as client:
+        ledger = RedisLedger(client, Lane.NOTICE, MailerMetrics(registry))
+        os.kill(private.pid, signal.SIGSTOP)
+        try:
+            for call in every_call(ledger, letter):
+                await away(call, within_s=BUDGET.total_seconds() + 2)
+            assert registry.get_sample_value("mailer_ledger_breaker_open", {"lane": "notice"}) == 1
+        finally:
+            os.kill(private.pid, signal.SIGCONT)
+
+        await once_back(ledger, letter)
+
+    assert registry.get_sample_value("mailer_ledger_breaker_open", {"lane": "notice"}) == 0
+
+
+async def test_an_epoch_that_was_newer_long_ago_is_of_a_group_that_counts_anew(redis: Redis) -> None:
+    ledger = RedisLedger(redis, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
+    letter, older = new_letter(), replace(OWNER, epoch=1)
+    await ledger.claim(letter, OWNER, tomorrow())
+    with pytest.raises(TakenOver):
+        await ledger.claim(letter, older, tomorrow())
+    since = int(await redis.hget(letter_key(letter), "since") or 0)
+    assert abs(since / 1000 - time.time()) < 60
+    await redis.hset(letter_key(letter), "since", str(since - 600_000))
+
+    assert await ledger.claim(letter, older, tomorrow()) == Seen()
+
+
 async def test_a_late_answer_is_never_taken_for_the_answer_about_another_letter(private: ValkeyServer) -> None:
     told, asked = new_letter(), [new_letter() for _ in range(20)]
     async with redis_client(private.url) as client:
         patient = RedisLedger(client, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
         hasty = RedisLedger(client, Lane.OTP, MailerMetrics(CollectorRegistry()))
-        await patient.handing_over(told, BEGAN)
+        await patient.handing_over(told, OWNER, BEGAN)
         os.kill(private.pid, signal.SIGSTOP)
         try:
-            gone = await asyncio.gather(*(hasty.claim(told, tomorrow()) for _ in range(20)), return_exceptions=True)
+            gone = await asyncio.gather(
+                *(hasty.claim(told, OWNER, tomorrow()) for _ in range(20)), return_exceptions=True
+            )
         finally:
             os.kill(private.pid, signal.SIGCONT)
 
-        seen = await asyncio.gather(*(patient.claim(letter, tomorrow()) for letter in asked))
+        seen = await asyncio.gather(*(patient.claim(letter, OWNER, tomorrow()) for letter in asked))
 
         assert {type(each) for each in gone} == {LedgerAway}
         assert set(seen) == {Seen()}
-        assert await patient.claim(told, tomorrow()) == Seen(body_started_at=BEGAN)
+        assert await patient.claim(told, OWNER, tomorrow()) == Seen(body_started_at=BEGAN)
 
 
 async def test_a_server_that_is_gone_is_away_at_once_and_what_was_noted_is_there_when_it_is_back(
@@ -160,7 +240,7 @@ async def test_a_server_that_is_gone_is_away_at_once_and_what_was_noted_is_there
             await away(call, within_s=5)
         await asyncio.to_thread(private.start)
 
-        assert (await ledger.claim(letter, tomorrow())).outcome == OUTCOMES[0]
+        assert (await once_back(ledger, letter)).outcome == OUTCOMES[0]
 
 
 async def test_a_server_that_is_full_is_away_and_loses_nothing(tmp_path: Path) -> None:
@@ -175,6 +255,6 @@ async def test_a_server_that_is_full_is_away_and_loses_nothing(tmp_path: Path) -
             await away(ledger.settle(new_letter(), OUTCOMES[0]), within_s=5)
             await client.config_set("maxmemory", "0")
 
-            assert (await ledger.claim(letter, tomorrow())).outcome == OUTCOMES[0]
+            assert (await ledger.claim(letter, OWNER, tomorrow())).outcome == OUTCOMES[0]
     finally:
         await asyncio.to_thread(server.stop)

@@ -11,14 +11,16 @@ from datetime import datetime, timedelta
 
 from deploy.dev.inbox.behaviour import Action, Behaviour, Rule, Stage, parse_rules
 from services.chassis.clock import Clock
-from services.mailer.ports import Checkpoints, LedgerAway, Seen, TryAgain
+from services.mailer.ports import Carried, Checkpoints, LedgerAway, MovedOn, Owner, Seen, TakenOver, TryAgain
 from services.mailer.rules.letter import CodeRecipe, Lane, Message, Order, PrivatePart, Rendered
-from services.mailer.rules.outcome import HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.outcome import Deferred, HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.schedule import Retry
 from services.mailer.rules.wish import Wish
 from tests.fakes.clock import NOON
 
 MINUTE = timedelta(minutes=1)
 UNCLAIMED_LIFE = timedelta(hours=48)
+NEWER_COUNTS = timedelta(minutes=10)
 CODE_PARAMETERS = {
     "reference": "7F3K",
     "code_in_subject": "",
@@ -80,6 +82,8 @@ def notice_order(number: int = 1, *, letter: str = "dossier-advanced", locale: s
 @dataclass
 class _Entry:
     until: datetime
+    owner: Owner | None = None
+    since: datetime = NOON
     began: datetime | None = None
     outcome: Outcome | None = None
 
@@ -101,17 +105,22 @@ class InMemoryLedger:
         self.times_asked = 0
         """How often `wish` was called."""
 
-    async def claim(self, letter_id: str, keep_until: datetime) -> Seen:
+    async def claim(self, letter_id: str, owner: Owner, keep_until: datetime) -> Seen:
         """Implements `Ledger`."""
         self._answer("claim")
         entry = self._entry(letter_id)
+        if entry.outcome is None:
+            self._own(entry, owner)
         entry.until = keep_until
         return Seen(entry.outcome, entry.began, wish=self._wish(letter_id))
 
-    async def handing_over(self, letter_id: str, body_started_at: datetime) -> None:
+    async def handing_over(self, letter_id: str, owner: Owner, body_started_at: datetime) -> None:
         """Implements `Ledger`."""
         self._answer("handing_over")
         entry = self._entry(letter_id)
+        if entry.outcome is not None:
+            raise TakenOver
+        self._own(entry, owner)
         entry.began = entry.began or body_started_at
 
     async def not_taken(self, letter_id: str, body_started_at: datetime) -> None:
@@ -158,6 +167,19 @@ class InMemoryLedger:
     def _wish(self, letter_id: str) -> Wish:
         wish, until = self._wishes.get(letter_id, (Wish(), self._clock()))
         return wish if until > self._clock() else Wish()
+
+    def _own(self, entry: _Entry, owner: Owner) -> None:
+        held = entry.owner
+        if held is not None and held.attempt > owner.attempt:
+            raise MovedOn
+        if (
+            held is not None
+            and (held.attempt, held.topic) == (owner.attempt, owner.topic)
+            and held.epoch > owner.epoch
+            and self._clock() - entry.since < NEWER_COUNTS
+        ):
+            raise TakenOver
+        entry.owner, entry.since = owner, self._clock()
 
     def _answer(self, method: str) -> None:
         if self.away or method in self.away_for:
@@ -274,11 +296,33 @@ class RecordingEvents:
 
     def __init__(self) -> None:
         self.announced: list[tuple[str, Outcome]] = []
+        self.deferred: list[tuple[str, Deferred]] = []
         self.failures_left = 0
 
-    async def announce(self, order: Order, outcome: Outcome) -> None:
+    async def announce(self, order: Order, news: Outcome | Deferred) -> None:
         """Implements `EventSink`."""
         if self.failures_left:
             self.failures_left -= 1
             raise TryAgain("no broker")
-        self.announced.append((order.id, outcome))
+        if isinstance(news, Deferred):
+            self.deferred.append((order.id, news))
+        else:
+            self.announced.append((order.id, news))
+
+
+class RetriesInMemory:
+    """Implements `Retries`; fails as many times as it is told, and then has or has not kept the record."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Carried, Retry]] = []
+        self.failures_left = 0
+        self.keeps_although_it_fails = False
+
+    async def put(self, carried: Carried, retry: Retry) -> None:
+        """Implements `Retries`."""
+        fails = self.failures_left > 0
+        self.failures_left -= fails
+        if not fails or self.keeps_although_it_fails:
+            self.kept.append((carried, retry))
+        if fails:
+            raise TryAgain("no broker")

@@ -28,6 +28,7 @@ from services.mailer.ports import (
     LedgerAway,
     MailGateway,
     NoLongerWanted,
+    Owner,
     Seen,
     Texts,
     TryAgain,
@@ -65,16 +66,17 @@ class DeliverLetter:
         self._code_keys = code_keys
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def __call__(self, order: Order) -> Outcome:
+    async def __call__(self, order: Order, owner: Owner) -> Outcome:
         """Deliver, record, announce; return what became of it.
 
         Raises:
-            TryAgain: it did not leave, or nobody knows; deliver it again.
+            TryAgain: it did not leave, or nobody knows; deliver it again, later.
+            MovedOn, TakenOver: somebody later than this owner has it; nothing more has left.
             Unreadable: it can never leave.
         """
         # A record and its repeat, side by side in the partition, would both be news to the ledger.
         async with self._turns.setdefault(order.id, asyncio.Lock()):
-            outcome = await self._settled(order)
+            outcome = await self._settled(order, owner)
         # Held here until the broker is back: a letter that has left must not leave again because its owner cannot be
         # told.
         await patiently(
@@ -82,16 +84,16 @@ class DeliverLetter:
         )
         return outcome
 
-    async def _settled(self, order: Order) -> Outcome:
-        seen = await self._claim(order)
+    async def _settled(self, order: Order, owner: Owner) -> Outcome:
+        seen = await self._claim(order, owner)
         if seen.outcome is not None:
             return seen.outcome
-        outcome = await self._outcome(order, seen)
+        outcome = await self._outcome(order, owner, seen)
         await self._settle(order, outcome)
         return outcome
 
-    async def _outcome(self, order: Order, seen: Seen) -> Outcome:
-        steps = _Steps(order, self._ledger, self._clock, seen.wish)
+    async def _outcome(self, order: Order, owner: Owner, seen: Seen) -> Outcome:
+        steps = _Steps(order, owner, self._ledger, self._clock, seen.wish)
         try:
             await steps.begun(seen)
             result = await self._send(order, self._opened(order), steps)
@@ -137,9 +139,9 @@ class DeliverLetter:
         parts = (CODE_LABEL, recipe.purpose, order.owner_id, str(order.generation), recipe.context_sha256)
         return {"code": digits(key, *parts, count=recipe.length)}
 
-    async def _claim(self, order: Order) -> Seen:
+    async def _claim(self, order: Order, owner: Owner) -> Seen:
         try:
-            return await self._ledger.claim(order.id, order.deadline + KEPT_AFTER_DEADLINE)
+            return await self._ledger.claim(order.id, owner, order.deadline + KEPT_AFTER_DEADLINE)
         except LedgerAway as error:
             if order.lane is Lane.OTP:
                 return Seen(certain=False)  # a code that comes twice is harmless, one that does not come is not
@@ -157,6 +159,7 @@ class _Steps:
     """Implements `Checkpoints` for one try of one order."""
 
     order: Order
+    owner: Owner
     ledger: Ledger
     clock: Clock
     wish: Wish
@@ -189,7 +192,7 @@ class _Steps:
     async def note(self, body_started_at: datetime) -> bool:
         """Say whether the ledger has it."""
         try:
-            await self.ledger.handing_over(self.order.id, body_started_at)
+            await self.ledger.handing_over(self.order.id, self.owner, body_started_at)
         except LedgerAway:
             return False
         return True

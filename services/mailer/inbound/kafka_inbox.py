@@ -14,10 +14,12 @@ from kip.otp.v1 import otp_events_pb2
 
 from services.chassis.keyring import MOST_DIGITS, Keyring, Seal, SealBroken
 from services.chassis.ordered_inbox import Poison, Record
+from services.mailer.actions.defer import DeferLetter
 from services.mailer.actions.deliver import DeliverLetter
 from services.mailer.actions.heed import HeedWish
 from services.mailer.metrics import MailerMetrics
-from services.mailer.ports import Unreadable
+from services.mailer.outbound.kafka_retries import ATTEMPT
+from services.mailer.ports import Carried, MovedOn, Owner, TryAgain, Unreadable
 from services.mailer.rules.letter import LOCALES, CodeRecipe, Lane, Order, PrivatePart, letter_id_of
 from services.mailer.rules.outcome import Dropped, HandedOver, Outcome
 from services.mailer.rules.wish import LATEST, Wish
@@ -30,16 +32,28 @@ CODE_WANTED = "otp.code-wanted.v1"
 WANTED_GROUP = "mailer-wanted"
 M = TypeVar("M", bound=Message)
 
+MOST_ATTEMPT_DIGITS = 9  # a script's number is exact far beyond; a day of tries every second has 5
 NOTICE_KEPT = timedelta(days=30)  # a notice stays true; mailboxes may put it away after this
 
 
 class LetterInbox:
-    """Turns records of one lane into orders and delivers them."""
+    """Turns records of one lane into orders and delivers them; what cannot leave yet is deferred.
 
-    def __init__(self, read: Callable[[bytes], Order], deliver: DeliverLetter, metrics: MailerMetrics) -> None:
+    So a record is acknowledged when its outcome is announced, or when it stands in a tier and that is announced, or
+    when a later record of its letter stands in a tier.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[bytes], Order],
+        deliver: DeliverLetter,
+        defer: DeferLetter,
+        metrics: MailerMetrics,
+    ) -> None:
         """Read each record's value with `read`."""
         self._read = read
         self._deliver = deliver
+        self._defer = defer
         self._metrics = metrics
 
     async def __call__(self, record: Record) -> None:
@@ -47,16 +61,22 @@ class LetterInbox:
 
         Raises:
             Poison: no order, or one that can never be mailed.
-            TryAgain: not yet.
+            TryAgain, TakenOver: not yet, and it must wait where it is.
         """
         try:
             order = self._read(record.value)
         except (DecodeError, ValueError, OverflowError) as error:
             raise Poison(f"{record.topic}: not an order: {error}") from error
+        owner = Owner(_attempt(record), record.topic, record.epoch)
         try:
-            outcome = await self._deliver(order)
+            outcome = await self._deliver(order, owner)
         except Unreadable as error:
             raise Poison(str(error)) from error
+        except MovedOn:
+            return
+        except TryAgain as why:
+            await self._defer(order, _carried(record), owner.attempt, why)
+            return
         self._count(order, outcome)
 
     def _count(self, order: Order, outcome: Outcome) -> None:
@@ -70,6 +90,16 @@ class LetterInbox:
         self._metrics.letters.labels(order.lane, fate).inc()
         if isinstance(outcome, HandedOver):
             self._metrics.age.labels(order.lane).observe((outcome.at - order.asked_at).total_seconds())
+
+
+def _attempt(record: Record) -> int:
+    """Return which try this is; a header that is no number counts as none: better tried from the start than lost."""
+    written = record.headers.get(ATTEMPT, b"0")
+    return int(written) if written.isdigit() and len(written) <= MOST_ATTEMPT_DIGITS else 0
+
+
+def _carried(record: Record) -> Carried:
+    return Carried(record.topic, record.partition, record.offset, record.key, record.value, record.headers)
 
 
 class WantedInbox:
@@ -162,9 +192,10 @@ class CodeOrders:
 class NoticeOrders:
     """Reads `kip.mailer.v1.NoticeRequested`."""
 
-    def __init__(self, ring: Keyring) -> None:
-        """Open seals with `ring`."""
+    def __init__(self, ring: Keyring, patience: timedelta) -> None:
+        """Open seals with `ring`; let no notice wait longer than `patience` after it was asked for."""
         self._ring = ring
+        self._patience = patience
 
     def __call__(self, value: bytes) -> Order:
         """Return the order.
@@ -190,7 +221,7 @@ class NoticeOrders:
             letter=event.letter,
             locale=event.locale if event.locale in LOCALES else LOCALES[0],
             asked_at=asked_at,
-            deadline=_instant(event.deadline),
+            deadline=min(_instant(event.deadline), asked_at + self._patience),
             useless_at=asked_at + NOTICE_KEPT,
             parameters={},
             open=open_part,

@@ -12,7 +12,7 @@ from services.chassis.events import Envelope, current_trace
 from services.chassis.kafka_producer import BrokerAway, Producer
 from services.mailer.ports import TryAgain
 from services.mailer.rules.letter import Lane, Order
-from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
+from services.mailer.rules.outcome import Deferred, Dropped, DropReason, HandedOver, Outcome, Refused
 
 MAIL_DELIVERY = {Lane.OTP: "mail.delivery.otp.v1", Lane.NOTICE: "mail.delivery.notice.v1"}
 DROP_REASONS = {
@@ -30,9 +30,9 @@ class KafkaEvents:
         self._producer = producer
         self._clock = clock
 
-    async def announce(self, order: Order, outcome: Outcome) -> None:
+    async def announce(self, order: Order, news: Outcome | Deferred) -> None:
         """Implements `EventSink`."""
-        event = _event(order, outcome)
+        event = _event(order, news)
         event.published_at.FromDatetime(self._clock())
         envelope = Envelope(
             topic=MAIL_DELIVERY[order.lane],
@@ -41,8 +41,8 @@ class KafkaEvents:
             type="kip.mailer.v1.MailDelivery",
             source="mailer",
             subject=order.owner_id,
-            time=outcome.at,
-            id=f"{order.id}.{type(outcome).__name__}",
+            time=news.at,
+            id=_id(order, news),
             trace=current_trace(),
         )
         try:
@@ -51,32 +51,37 @@ class KafkaEvents:
             raise TryAgain("the broker does not take the delivery event") from error
 
 
-def _event(order: Order, outcome: Outcome) -> mail_events_pb2.MailDelivery:
+def _id(order: Order, news: Outcome | Deferred) -> str:
+    """Return the same for a repeat: of outcomes each letter has one, of deferrals one for each attempt."""
+    told = f"{order.id}.{type(news).__name__}"
+    return f"{told}.{news.attempt}" if isinstance(news, Deferred) else told
+
+
+def _event(order: Order, news: Outcome | Deferred) -> mail_events_pb2.MailDelivery:
     event = mail_events_pb2.MailDelivery(
         owner_id=order.owner_id,
         generation=order.generation,
-        at=_timestamp(outcome.at),
+        at=_timestamp(news.at),
         source=mail_events_pb2.SOURCE_SMTP_REPLY,
     )
-    match outcome:
+    match news:
         case HandedOver():
             event.handed_over.CopyFrom(
                 mail_events_pb2.HandedOver(
-                    body_started_at=_timestamp(outcome.body_started_at),
-                    route=outcome.route,
-                    relay_id=outcome.relay_id,
-                    uncertain=outcome.uncertain,
+                    body_started_at=_timestamp(news.body_started_at),
+                    route=news.route,
+                    relay_id=news.relay_id,
+                    uncertain=news.uncertain,
                 )
             )
         case Refused():
-            refused = mail_events_pb2.Refused(
-                reply_code=outcome.reply_code, status=outcome.status, exposed=outcome.exposed
-            )
+            refused = mail_events_pb2.Refused(reply_code=news.reply_code, status=news.status, exposed=news.exposed)
             event.refused.CopyFrom(refused)
         case Dropped():
-            event.dropped.CopyFrom(
-                mail_events_pb2.Dropped(reason=DROP_REASONS[outcome.reason], exposed=outcome.exposed)
-            )
+            event.dropped.CopyFrom(mail_events_pb2.Dropped(reason=DROP_REASONS[news.reason], exposed=news.exposed))
+        case Deferred():
+            deferred = mail_events_pb2.Deferred(next_try_at=_timestamp(news.next_try_at), status=news.status)
+            event.deferred.CopyFrom(deferred)
     return event
 
 

@@ -2,15 +2,20 @@
 
 | key | type | fields | ends |
 |---|---|---|---|
-| `mailer:{<letter id>}` | hash | `claimed`, `began` (a body may have left), `outcome` (MessagePack) | deadline + 24 h |
+| `mailer:{<letter id>}` | hash | owner (`attempt`, `topic`, `epoch`, `since`), `began`, `outcome` | deadline + 24 h |
 | `mailer:{<letter id>}:wish` | sorted set | `wanted` (until, µs since 1970), `withdrawn` (1) | wanted + 24 h |
 
-A letter is *claimed* when the key exists, *handing over* from `began` on, and settled with `outcome`. The earliest
-`began` and the first `outcome` stay, so a repeat changes nothing; a `began` goes when the relay said no to that very
-body. What its owner wishes is merged by `ZADD GT`, which only ever raises a score; it has a key of its own, which ends
-when it must, whatever the letter's does, and in the letter's slot, so that one round trip reads both.
+A letter is *claimed* when it has an owner, *handing over* from `began` on (a body may have left: for everybody else its
+fate is unknown), and settled with `outcome` (MessagePack). Who may claim it and who may hand it over is decided in one
+script, `scripts/own.lua`: a later owner takes over at once, and an earlier one that is still at it is turned away
+before the first octet. The earliest `began` and the first `outcome` stay, so a repeat changes nothing; a `began` goes
+when the relay said no to that very body. What its owner wishes is merged by `ZADD GT`, which only ever raises a score;
+it has a key of its own, which ends when it must, whatever the letter's does, and in the letter's slot, so that one
+round trip reads both.
 
-A call that needs longer than the budget counts as failed: slow is down. The budget is for Redis, so our own queue must
+A call that needs longer than the budget counts as failed: slow is down. After some of those in a row the breaker
+(`rules/breaker.py`) fails all calls at once for a while, so that a Redis which answers after 2 s does not cost each
+letter its three calls of 50 ms. The budget is for Redis, so our own queue must
 not use it up: a few calls run at once, on connections that are opened beforehand, and the others wait their turn. After
 a restart sixty letters ask in the same moment whether they were sent already.
 """
@@ -21,6 +26,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,7 +37,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.mailer.metrics import MailerMetrics
-from services.mailer.ports import LedgerAway, Seen
+from services.mailer.ports import LedgerAway, MovedOn, Owner, Seen, TakenOver
+from services.mailer.rules.breaker import Breaker
 from services.mailer.rules.letter import Lane
 from services.mailer.rules.outcome import Dropped, HandedOver, Outcome, Refused
 from services.mailer.rules.wish import Wish
@@ -41,6 +49,9 @@ BUDGET = timedelta(milliseconds=50)
 CALLS_AT_ONCE = 8  # each costs us about a millisecond of processor: together far below the budget
 OPEN_WITHIN_S = 2.0
 UNCLAIMED_LIFE = timedelta(hours=48)
+NEWER_COUNTS = timedelta(minutes=10)  # an owner who does not know that its time is over finds out within a session
+MILLISECOND = timedelta(milliseconds=1)
+OWN = Path(__file__).with_name("scripts") / "own.lua"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)  # a score is a double: whole microseconds are exact until the year 2255
 WISHED = ["wanted", "withdrawn"]
@@ -74,12 +85,25 @@ def wish_key(letter_id: str) -> str:
 class RedisLedger:
     """Implements `Ledger`."""
 
-    def __init__(self, redis: Redis, lane: Lane, metrics: MailerMetrics, *, budget: timedelta = BUDGET) -> None:
-        """Use a client made by `redis_client`, of its own; a call may take `budget` once its turn has come."""
+    def __init__(
+        self,
+        redis: Redis,
+        lane: Lane,
+        metrics: MailerMetrics,
+        *,
+        budget: timedelta = BUDGET,
+        breaker: Breaker | None = None,
+    ) -> None:
+        """Use a client made by `redis_client`, of its own; a call may take `budget` once its turn has come.
+
+        Ledgers over the same server share their `breaker`, and what one learns the other need not.
+        """
         self._redis = redis
         self._lane = lane
         self._metrics = metrics
         self._budget_s = budget.total_seconds()
+        self._breaker = breaker or Breaker()
+        self._own = redis.register_script(OWN.read_text())
         self._forget = redis.register_script(FORGET)
         self._turn = asyncio.Semaphore(CALLS_AT_ONCE)
 
@@ -89,24 +113,18 @@ class RedisLedger:
             async with asyncio.timeout(OPEN_WITHIN_S):
                 await asyncio.gather(*(self._redis.ping() for _ in range(CALLS_AT_ONCE)))
 
-    async def claim(self, letter_id: str, keep_until: datetime) -> Seen:
+    async def claim(self, letter_id: str, owner: Owner, keep_until: datetime) -> Seen:
         """Implements `Ledger`."""
-        key = letter_key(letter_id)
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.hsetnx(key, "claimed", "1")
-        pipeline.pexpireat(key, int(keep_until.timestamp() * 1000))
-        pipeline.hmget(key, ["began", "outcome"])
-        pipeline.zmscore(wish_key(letter_id), WISHED)
-        *_, (began, outcome), scores = await self._within_budget(pipeline.execute)
+        began, outcome, *scores = await self._owned(letter_id, owner, "claim", int(keep_until.timestamp() * 1000))
         return Seen(
             outcome=_outcome(outcome) if outcome else None,
             body_started_at=datetime.fromtimestamp(float(began), UTC) if began else None,
-            wish=_wish(scores),
+            wish=_wish([None if score is None else float(score) for score in scores]),
         )
 
-    async def handing_over(self, letter_id: str, body_started_at: datetime) -> None:
+    async def handing_over(self, letter_id: str, owner: Owner, body_started_at: datetime) -> None:
         """Implements `Ledger`."""
-        await self._note(letter_id, "began", repr(body_started_at.timestamp()))
+        await self._owned(letter_id, owner, "hand over", repr(body_started_at.timestamp()))
 
     async def not_taken(self, letter_id: str, body_started_at: datetime) -> None:
         """Implements `Ledger`."""
@@ -116,7 +134,11 @@ class RedisLedger:
     async def settle(self, letter_id: str, outcome: Outcome) -> None:
         """Implements `Ledger`."""
         packed = msgspec.msgpack.encode([_kind(outcome), msgspec.msgpack.encode(outcome)])
-        await self._note(letter_id, "outcome", packed)
+        key = letter_key(letter_id)
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hsetnx(key, "outcome", packed)
+        pipeline.expire(key, UNCLAIMED_LIFE, nx=True)  # the claim may have failed: no key without an end
+        await self._within_budget(pipeline.execute)
 
     async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
         """Implements `Ledger`."""
@@ -134,20 +156,36 @@ class RedisLedger:
         key = wish_key(letter_id)
         return _wish(await self._within_budget(lambda: self._redis.zmscore(key, WISHED)))
 
-    async def _note(self, letter_id: str, field: str, value: str | bytes) -> None:
-        key = letter_key(letter_id)
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.hsetnx(key, field, value)
-        pipeline.expire(key, UNCLAIMED_LIFE, nx=True)  # the claim may have failed: no key without an end
-        await self._within_budget(pipeline.execute)
+    async def _owned(self, letter_id: str, owner: Owner, step: str, when: str | int) -> Sequence[Any]:
+        """Return `began`, `outcome`, `wanted` and `withdrawn` as they were: octets, or none."""
+        keys = [letter_key(letter_id), wish_key(letter_id)]
+        kept = (NEWER_COUNTS // MILLISECOND, UNCLAIMED_LIFE // MILLISECOND)
+        args = [owner.attempt, owner.topic, owner.epoch, step, when, *kept]
+        answer: list[Any] = await self._within_budget(lambda: self._own(keys=keys, args=args))
+        match answer[0]:
+            case b"moved":
+                raise MovedOn
+            case b"taken":
+                raise TakenOver
+        return answer[1:]
 
     async def _within_budget(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        try:
-            async with self._turn, asyncio.timeout(self._budget_s):
-                return await call()
-        except (RedisError, OSError, TimeoutError) as error:
-            self._metrics.ledger_away.labels(self._lane).inc()
-            raise LedgerAway(type(error).__name__) from error
+        async with self._turn:
+            if not self._breaker.lets_through(monotonic()):
+                self._metrics.ledger_away.labels(self._lane).inc()
+                raise LedgerAway("it failed again and again, and is left alone for a moment")
+            try:
+                async with asyncio.timeout(self._budget_s):
+                    answer = await call()
+            except (RedisError, OSError, TimeoutError) as error:
+                self._breaker.failed(monotonic())
+                self._metrics.ledger_away.labels(self._lane).inc()
+                raise LedgerAway(type(error).__name__) from error
+            else:
+                self._breaker.succeeded()
+                return answer
+            finally:
+                self._metrics.ledger_breaker_open.labels(self._lane).set(self._breaker.is_open)
 
 
 def _kind(outcome: Outcome) -> str:

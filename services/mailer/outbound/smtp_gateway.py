@@ -192,7 +192,7 @@ class SmtpGateway:
             return Refused(at=self._clock(), reply_code=code, status=status)
         if 400 <= code < 500:
             self._count("deferred")
-            raise TryAgain(f"the relay said {code} {status}".strip())
+            raise TryAgain(f"the relay said {code} {status}".strip(), status=status)
         return None
 
     def _broke_off(self, error: Exception) -> NoReturn:

@@ -50,6 +50,18 @@ class Dropped:
     """A body may have left this house."""
 
 
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """It could not leave this time, and waits in a tier. Not an outcome: it is told to the owner, and nothing else."""
+
+    at: datetime
+    next_try_at: datetime
+    attempt: int
+    """Of the next try."""
+    status: str = ""
+    """RFC 3463, such as 4.7.1; empty when no relay sent one."""
+
+
 Outcome = HandedOver | Refused | Dropped
 
 

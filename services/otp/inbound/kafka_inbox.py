@@ -17,6 +17,9 @@ from services.otp.rules.generation import Delivery, Fate
 MAIL_DELIVERY = "mail.delivery.otp.v1"
 DELIVERY_PARTITIONS = 6
 GROUP = "otp"
+# The mailer itself defers a letter that it has still got, unlike a relay that took it. So no hand-over is older, by
+# whatever clock and in whatever order they come; the merge makes it the time at which the letter was made.
+BEFORE_ANY_HAND_OVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DeliveryInbox:
@@ -61,6 +64,8 @@ def _delivery(event: mail_events_pb2.MailDelivery) -> Delivery:
             return Delivery(Fate.REFUSED, at, exposed=event.refused.exposed)
         case "dropped":
             return Delivery(Fate.DROPPED, at, exposed=event.dropped.exposed)
+        case "deferred" if event.source == mail_events_pb2.SOURCE_SMTP_REPLY:
+            return Delivery(Fate.DEFERRED, BEFORE_ANY_HAND_OVER)
         case None:
             raise Poison("a delivery event without a fate: its writer is newer than this reader, or broken")
         case fate:

@@ -79,7 +79,7 @@ def seen_by(
     """Return the challenge as the handle at `place` sees it at `now`; `outlook` is that of its newest letter."""
     shown = challenge.as_shown(purpose)
     letters = [_letter(generation, shown.ends_at, now) for generation in reversed(shown.generations)]
-    if shown.newest.waits(now):
+    if shown.newest.waits(now) and shown.newest.fate is Fate.QUEUED:  # one that is deferred has left the queue
         letters[0] = replace(letters[0], place=outlook.place, expected_at=outlook.leaves_at)
     return ChallengeView(
         id=shown.id,

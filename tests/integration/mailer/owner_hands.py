@@ -104,19 +104,20 @@ class OwnerHands:
         )
         self.write(CODE_WANTED, person.mark.encode(), event.SerializeToString())
 
-    def order_notice(self, person: Person) -> None:
+    def order_notice(self, person: Person, **changes: Any) -> None:
         """Ask for the mail of a step, as dossier does."""
         part = notice_events_pb2.SealedNotice(email=person.email, name="Lan", parameters=NOTICE_PARAMETERS)
         seal = _seal("seal-notice", part.SerializeToString(), ("kip.mailer.v1.SealedNotice", person.mark, "1"))
         now = datetime.now(UTC)
-        event = notice_events_pb2.NoticeRequested(
-            notice_id=person.mark,
-            letter="dossier-advanced",
-            locale="vi",
-            asked_at=_stamp(now),
-            deadline=_stamp(now + timedelta(hours=48)),
-            sealed=notice_events_pb2.SealedBox(kid=seal.kid, nonce=seal.nonce, ciphertext=seal.ciphertext),
-        )
+        fields: dict[str, Any] = {
+            "notice_id": person.mark,
+            "letter": "dossier-advanced",
+            "locale": "vi",
+            "asked_at": _stamp(now),
+            "deadline": _stamp(now + timedelta(hours=48)),
+            "sealed": notice_events_pb2.SealedBox(kid=seal.kid, nonce=seal.nonce, ciphertext=seal.ciphertext),
+        }
+        event = notice_events_pb2.NoticeRequested(**(fields | changes))
         self.write(NOTICE_REQUESTED, person.mark.encode(), event.SerializeToString())
 
     def write(self, topic: str, key: bytes, value: bytes) -> None:
@@ -124,18 +125,34 @@ class OwnerHands:
         self._producer.send(topic, key=key, value=value, headers=[("ce_id", b"x")]).get(ANSWER_S)
 
     def fates(self) -> dict[str, set[str]]:
-        """Return what was told of each owner so far."""
+        """Return how the letters of each owner ended, as was told so far."""
         told: dict[str, set[str]] = {}
-        for record in self._heard("mail.delivery."):
-            event = mail_events_pb2.MailDelivery.FromString(record.value)
-            told.setdefault(event.owner_id, set()).add(str(event.WhichOneof("fate")))
+        for event in self._told():
+            if event.WhichOneof("fate") != "deferred":
+                told.setdefault(event.owner_id, set()).add(str(event.WhichOneof("fate")))
         return told
 
-    def wait_for_drop(self, person: Person, *, within_s: float = 60) -> mail_events_pb2.Dropped:
+    def deferrals(self, person: Person) -> list[mail_events_pb2.MailDelivery]:
+        """Return each time that a letter was deferred, as was told so far."""
+        return [each for each in self._told() if each.owner_id == person.mark and each.WhichOneof("fate") == "deferred"]
+
+    def wait_for_deferrals(self, person: Person, count: int) -> list[mail_events_pb2.MailDelivery]:
+        """Wait until a letter was deferred at least so often, and return how."""
+        what = f"a letter deferred {count} times"
+        return (
+            wait_until(lambda: (told := self.deferrals(person)) and len(told) >= count and told, within_s=60, what=what)
+            or []
+        )
+
+    def end_of(self, person: Person) -> mail_events_pb2.MailDelivery:
+        """Return how the letter of somebody ended, once it is told."""
+        wait_until(lambda: person.mark in self.fates(), within_s=60, what="a letter's fate")
+        ends = [each for each in self._told() if each.owner_id == person.mark and each.WhichOneof("fate") != "deferred"]
+        return ends[0]
+
+    def wait_for_drop(self, person: Person) -> mail_events_pb2.Dropped:
         """Return what is told of a letter that is dropped, once it is told."""
-        wait_until(lambda: person.mark in self.fates(), within_s=within_s, what="a letter's fate")
-        told = [mail_events_pb2.MailDelivery.FromString(each.value) for each in self._heard("mail.delivery.")]
-        (event,) = [event for event in told if event.owner_id == person.mark]
+        event = self.end_of(person)
         assert event.WhichOneof("fate") == "dropped"
         return event.dropped
 
@@ -162,6 +179,9 @@ class OwnerHands:
             lambda: self._consumer.partitions_for_topic(topic), within_s=ANSWER_S, what=f"topic {topic}"
         )
         return found
+
+    def _told(self) -> list[mail_events_pb2.MailDelivery]:
+        return [mail_events_pb2.MailDelivery.FromString(each.value) for each in self._heard("mail.delivery.")]
 
     def _heard(self, prefix: str) -> list[Any]:
         for batch in self._consumer.poll(timeout_ms=100).values():

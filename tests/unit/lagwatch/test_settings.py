@@ -27,6 +27,14 @@ def test_both_lanes_are_watched_there_and_back_unless_told_otherwise() -> None:
         Queue("mailer-otp", "otp.code-requested.v1"),
         Queue("mailer-wanted", "otp.code-wanted.v1"),
         Queue("mailer-notice", "notice.requested.v1"),
+        *(
+            Queue(f"mailer-retry-otp-{delay}", f"mail.retry.otp.{delay}.v1")
+            for delay in ("1s", "3s", "10s", "30s", "1m")
+        ),
+        *(
+            Queue(f"mailer-retry-notice-{delay}", f"mail.retry.notice.{delay}.v1")
+            for delay in ("1m", "10m", "1h", "6h")
+        ),
         Queue("otp", "mail.delivery.otp.v1"),
         Queue("dossier", "mail.delivery.notice.v1"),
     )

@@ -12,7 +12,7 @@ from deploy.dev.inbox.behaviour import Stage
 from services.chassis.keyring import Key, Keyring
 from services.mailer.actions.deliver import DeliverLetter
 from services.mailer.outbound.jinja_texts import JinjaTexts
-from services.mailer.ports import TryAgain
+from services.mailer.ports import Owner, TryAgain
 from services.mailer.rules.letter import Order, Sender
 from services.mailer.rules.outcome import Outcome
 from services.mailer.rules.wish import Wish
@@ -21,7 +21,19 @@ from tests.fakes.mailer import RECIPE, GatewayInMemory, InMemoryLedger, Recordin
 
 CODE_KEY = Key(RECIPE.kid, b"made-up-secret-of-32-octets-0001", NOON)
 SECOND = timedelta(seconds=1)
+FIRST = Owner(0, "orders.v1", 1)
 CODE, NOTICE = code_order(), notice_order()
+
+
+@dataclass
+class Delivers:
+    """The verb, tried by the one owner that there is unless a test names another."""
+
+    verb: DeliverLetter
+
+    async def __call__(self, order: Order, owner: Owner = FIRST) -> Outcome:
+        """Deliver."""
+        return await self.verb(order, owner)
 
 
 @dataclass
@@ -39,9 +51,9 @@ class Mailer:
         self.events = RecordingEvents()
         self.deliver = self.anew()
 
-    def anew(self) -> DeliverLetter:
+    def anew(self) -> Delivers:
         """Return the verb of a process that has just started: it remembers nothing of its own."""
-        return DeliverLetter(
+        verb = DeliverLetter(
             self.gateway,
             self.ledger,
             self.events,
@@ -50,6 +62,7 @@ class Mailer:
             sender=Sender("Cổng", "khong-tra-loi@kip.example"),
             code_keys=Keyring([CODE_KEY]),
         )
+        return Delivers(verb)
 
     async def fails(self, order: Order, why: str | None = None) -> None:
         """Deliver in vain."""

@@ -19,7 +19,7 @@ from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Refus
 from tests.conditions import eventually
 from tests.fakes.clock import NOON
 from tests.fakes.mailer import PRIVATE, code_order
-from tests.unit.mailer.one_lane import CODE, CODE_KEY, NOTICE, SECOND, Mailer, turn_at
+from tests.unit.mailer.one_lane import CODE, CODE_KEY, FIRST, NOTICE, SECOND, Mailer, turn_at
 
 EITHER = pytest.mark.parametrize("order", [CODE, NOTICE], ids=["code", "notice"])
 
@@ -265,8 +265,8 @@ async def test_a_clear_no_that_the_ledger_cannot_note_leaves_the_letter_unknown(
 
 
 async def test_a_process_that_died_in_the_body_leaves_an_unknown_letter_behind(mailer: Mailer) -> None:
-    await mailer.ledger.claim(CODE.id, CODE.deadline)
-    await mailer.ledger.handing_over(CODE.id, NOON - SECOND)
+    await mailer.ledger.claim(CODE.id, FIRST, CODE.deadline)
+    await mailer.ledger.handing_over(CODE.id, FIRST, NOON - SECOND)
 
     outcome = await mailer.deliver(CODE)
 

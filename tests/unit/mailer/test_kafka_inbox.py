@@ -19,7 +19,7 @@ from services.chassis.keyring import Key, Keyring, Seal, SealBroken, UnknownKey
 from services.chassis.ordered_inbox import Poison, Record
 from services.mailer.inbound.kafka_inbox import CodeOrders, LetterInbox, NoticeOrders
 from services.mailer.metrics import MailerMetrics
-from services.mailer.ports import TryAgain, Unreadable
+from services.mailer.ports import Carried, MovedOn, Owner, TakenOver, TryAgain, Unreadable
 from services.mailer.rules.letter import Lane, Order
 from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
 from tests.fakes.clock import NOON
@@ -27,7 +27,8 @@ from tests.fakes.mailer import code_order
 
 RING = Keyring([Key("s1", b"made-up-secret-of-32-octets-0001", NOON - timedelta(days=1))])
 CODES = CodeOrders(RING, ZoneInfo("Asia/Ho_Chi_Minh"))
-NOTICES = NoticeOrders(RING)
+PATIENCE = timedelta(hours=48)
+NOTICES = NoticeOrders(RING, PATIENCE)
 PART = otp_events_pb2.SealedPart(email="lan@example.vn", name="Lan", context="Cấp lại sổ")
 NOTICE_PART = notice_events_pb2.SealedNotice(
     email="lan@example.vn", name="Lan", parameters={"remark": "x", "name": "?"}
@@ -82,8 +83,8 @@ def notice_requested(**changes: Any) -> notice_events_pb2.NoticeRequested:
     return notice_events_pb2.NoticeRequested(**(fields | changes))
 
 
-def record(value: bytes) -> Record:
-    return Record("otp.code-requested.v1", 3, 7, b"challenge-1", value, {}, NOON, 1)
+def record(value: bytes, headers: dict[str, bytes] | None = None) -> Record:
+    return Record("otp.code-requested.v1", 3, 7, b"challenge-1", value, headers or {}, NOON, 5)
 
 
 @dataclass
@@ -94,16 +95,34 @@ class Delivers:
 
     def __post_init__(self) -> None:
         self.orders: list[Order] = []
+        self.owners: list[Owner] = []
 
-    async def __call__(self, order: Order) -> Outcome:
+    async def __call__(self, order: Order, owner: Owner) -> Outcome:
         self.orders.append(order)
+        self.owners.append(owner)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
 
-def inbox_of(deliver: Delivers, registry: CollectorRegistry | None = None, read: Any = CODES) -> LetterInbox:
-    return LetterInbox(read, deliver, MailerMetrics(registry or CollectorRegistry()))  # type: ignore[arg-type] # a twin
+class Defers:
+    """Stands in for the verb: remembers what it is told."""
+
+    def __init__(self, error: TryAgain | None = None) -> None:
+        self.deferred: list[tuple[str, Carried, int, TryAgain]] = []
+        self._error = error
+
+    async def __call__(self, order: Order, carried: Carried, attempt: int, why: TryAgain) -> None:
+        self.deferred.append((order.id, carried, attempt, why))
+        if self._error:
+            raise self._error
+
+
+def inbox_of(
+    deliver: Delivers, registry: CollectorRegistry | None = None, read: Any = CODES, defer: Defers | None = None
+) -> LetterInbox:
+    metrics = MailerMetrics(registry or CollectorRegistry())
+    return LetterInbox(read, deliver, defer or Defers(), metrics)  # type: ignore[arg-type] # twins
 
 
 def test_the_order_of_a_code_is_what_the_event_says() -> None:
@@ -199,6 +218,13 @@ def test_the_order_of_a_notice_is_what_the_event_says() -> None:
     assert order.open().parameters == {"remark": "x", "name": "Lan"}
 
 
+def test_a_notice_that_is_wanted_for_longer_than_we_are_patient_is_given_up_then() -> None:
+    event = notice_requested(deadline=stamp(NOON + PATIENCE + timedelta(seconds=1)))
+
+    assert NOTICES(event.SerializeToString()).deadline == NOON + PATIENCE
+    assert NoticeOrders(RING, timedelta(hours=1))(event.SerializeToString()).deadline == NOON + timedelta(hours=1)
+
+
 @pytest.mark.parametrize("locale", ["", "de", "VI", "x" * 1_000])
 def test_a_language_that_we_do_not_write_is_vietnamese(locale: str) -> None:
     assert CODES(code_requested(locale=locale).SerializeToString()).locale == "vi"
@@ -257,10 +283,60 @@ async def test_what_can_never_leave_is_poison_with_its_reason() -> None:
         await inbox_of(Delivers(Unreadable("no letter is called 'x'")))(record(code_requested().SerializeToString()))
 
 
-@pytest.mark.parametrize("error", [TryAgain("the relay said 450"), ZeroDivisionError()])
-async def test_any_other_error_passes(error: Exception) -> None:
+@pytest.mark.parametrize("error", [TakenOver(), ZeroDivisionError()])
+async def test_any_other_error_passes_and_defers_nothing(error: Exception) -> None:
+    defer = Defers()
+
     with pytest.raises(type(error)):
-        await inbox_of(Delivers(error))(record(code_requested().SerializeToString()))
+        await inbox_of(Delivers(error), defer=defer)(record(code_requested().SerializeToString()))
+
+    assert defer.deferred == []
+
+
+async def test_a_letter_that_cannot_leave_is_deferred_with_its_record_as_it_came() -> None:
+    defer, why = Defers(), TryAgain("the relay said 450")
+    value = code_requested().SerializeToString()
+
+    await inbox_of(Delivers(why), defer=defer)(record(value, {"ce_id": b"x"}))
+
+    carried = Carried("otp.code-requested.v1", 3, 7, b"challenge-1", value, {"ce_id": b"x"})
+    assert defer.deferred == [("challenge-1.1", carried, 0, why)]
+
+
+async def test_a_letter_that_cannot_be_deferred_either_waits_where_it_is() -> None:
+    with pytest.raises(TryAgain, match="no broker"):
+        await inbox_of(Delivers(TryAgain("450")), defer=Defers(TryAgain("no broker")))(
+            record(code_requested().SerializeToString())
+        )
+
+
+async def test_a_record_of_which_a_later_one_is_in_a_tier_is_done_and_not_counted() -> None:
+    registry, defer = CollectorRegistry(), Defers()
+
+    await inbox_of(Delivers(MovedOn()), registry, defer=defer)(record(code_requested().SerializeToString()))
+
+    assert defer.deferred == []
+    assert registry.get_sample_value("mailer_emails_total", {"lane": "otp", "outcome": "dropped"}) == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "attempt"),
+    [
+        ({}, 0),
+        ({"retry-attempt": b"3"}, 3),
+        ({"retry-attempt": b"-3"}, 0),
+        ({"retry-attempt": b"three"}, 0),
+        ({"retry-attempt": b"9" * 10}, 0),
+    ],
+    ids=str,
+)
+async def test_who_tries_a_letter_is_told_by_its_record(headers: dict[str, bytes], attempt: int) -> None:
+    deliver, defer = Delivers(TryAgain("450")), Defers()
+
+    await inbox_of(deliver, defer=defer)(record(code_requested().SerializeToString(), headers))
+
+    assert deliver.owners == [Owner(attempt, "otp.code-requested.v1", 5)]
+    assert defer.deferred[0][2] == attempt
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ FATES = {
     "handed over": ({"handed_over": HANDED_OVER}, {"body_started_at": 39, "handed_over_at": 40}),
     "handed over, no start told": ({"handed_over": pb.HandedOver()}, {"body_started_at": 40, "handed_over_at": 40}),
     "deferred": ({"deferred": pb.Deferred(status="4.7.1")}, {"deferred_at": 40}),
+    "deferred by the mailer": ({"deferred": pb.Deferred(), "source": pb.SOURCE_SMTP_REPLY}, {"deferred_at": 0}),
     "delivered": ({"delivered": pb.Delivered()}, {"delivered_at": 40}),
     "bounced": ({"bounced": pb.Bounced(status="5.1.1")}, {"bounced_at": 40}),
     "refused": ({"refused": pb.Refused(reply_code=550)}, {"refused_at": 40}),
@@ -79,6 +80,21 @@ async def test_each_fate_is_merged_and_counted_once(fate: dict[str, object], see
     known = office.desk.stored(issued).generations[0]
     assert known == generation(reference=known.reference, **seen)
     assert office.count("otp_deliveries_followed_total", fate=known.fate.value) == 1
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["in order", "out of order"])
+async def test_a_letter_that_the_mailer_deferred_and_handed_over_is_handed_over(*, turned: bool) -> None:
+    office = Office()
+    issued = await office.ask()
+    deferred = _delivery(issued, deferred=pb.Deferred(), source=pb.SOURCE_SMTP_REPLY)
+    # A body without a reply, found out to be all that was done: it is told after the deferral, and happened before it.
+    event = pb.MailDelivery(owner_id=issued.challenge.id, generation=1, at=_stamp(after(20)), handed_over=HANDED_OVER)
+    handed_over = _record(event.SerializeToString())
+
+    for record in (handed_over, deferred) if turned else (deferred, handed_over):
+        await office.inbox(record)
+
+    assert office.desk.stored(issued).generations[0].fate is Fate.HANDED_OVER
 
 
 async def test_the_wait_from_request_to_hand_over_is_measured_once() -> None:

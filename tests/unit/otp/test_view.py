@@ -156,6 +156,15 @@ def test_a_letter_presumed_dropped_is_shown_as_dropped(seen: dict[str, Any]) -> 
     assert after_that.fate is Fate.DROPPED
 
 
+@pytest.mark.parametrize(("seen", "shown"), [({}, (3, after(9))), ({"deferred_at": 6}, (None, None))], ids=str)
+def test_the_queue_says_nothing_of_a_letter_that_has_left_it_to_be_tried_again(
+    seen: dict[str, Any], shown: tuple[int | None, datetime | None]
+) -> None:
+    letter = seen_by(challenge(generation(**seen)), 0, PURPOSE, after(7), Outlook(3, after(9))).letters[0]
+
+    assert (letter.place, letter.expected_at) == shown
+
+
 def test_letters_are_shown_newest_first_with_all_that_is_known() -> None:
     known = challenge(
         generation(1, body_started_at=5, handed_over_at=6, delivered_at=9),
