@@ -22,7 +22,9 @@ ANSWER_S = 2
 class LagwatchProcess:
     """One process; `log` is where it writes."""
 
-    def __init__(self, brokers: str, queues: str, log: Path, *, poll_interval: str = "PT0.2S") -> None:
+    def __init__(
+        self, brokers: str, queues: str, log: Path, *, lanes: str = "none", poll_interval: str = "PT0.2S"
+    ) -> None:
         """Start it."""
         self._http, self._probe = FreePort(), FreePort()
         self.log = log
@@ -30,6 +32,7 @@ class LagwatchProcess:
             "LAGWATCH_PROFILE": "laptop",
             "LAGWATCH_KAFKA_BROKERS": brokers,
             "LAGWATCH_QUEUES": queues,
+            "LAGWATCH_LANES": lanes,
             "LAGWATCH_POLL_INTERVAL": poll_interval,
             "LAGWATCH_HTTP_ADDRESS": f"127.0.0.1:{self._http.number}",
             "LAGWATCH_PROBE_ADDRESS": self.probe_address,
@@ -101,9 +104,9 @@ class LagwatchProcess:
 
 
 @contextmanager
-def lagwatch_running(brokers: str, queues: str, log: Path) -> Iterator[LagwatchProcess]:
+def lagwatch_running(brokers: str, queues: str, log: Path, *, lanes: str = "none") -> Iterator[LagwatchProcess]:
     """Yield a process, and leave none."""
-    process = LagwatchProcess(brokers, queues, log)
+    process = LagwatchProcess(brokers, queues, log, lanes=lanes)
     try:
         yield process
     finally:

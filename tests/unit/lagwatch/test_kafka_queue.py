@@ -12,7 +12,8 @@ from kafka import TopicPartition, errors
 
 from services.chassis.lag import Queue
 from services.lagwatch.outbound.kafka_heads import KafkaHeads
-from services.lagwatch.outbound.kafka_offsets import Group, KafkaOffsets, Log
+from services.lagwatch.outbound.kafka_letters import KafkaRecords, LetterBook
+from services.lagwatch.outbound.kafka_offsets import Group, KafkaOffsets, Log, Topic
 from services.lagwatch.outbound.kafka_queue import Clients, KafkaQueueReader
 from services.lagwatch.ports import QueueReading, Reason, Unavailable, Unread
 
@@ -25,7 +26,7 @@ CREATED = datetime(2026, 11, 25, 8, 0, tzinfo=UTC)
 class Cluster:
     """What scripted clients say; each answer may be an error to be raised."""
 
-    topic: dict[int, int] | Reason = field(default_factory=lambda: {0: 1})
+    topic: Topic | Reason = field(default_factory=lambda: Topic("first", {0: 1}))
     group: Group | Reason = field(default_factory=lambda: Group({PLACE: 3}, members=1))
     log: Log | Reason = field(default_factory=lambda: Log(0, 5))
     has_head: bool = True
@@ -36,7 +37,10 @@ class Cluster:
 
     def open(self) -> Clients:
         self.opened += 1
-        return Clients(cast("KafkaOffsets", ScriptedOffsets(self)), cast("KafkaHeads", ScriptedHeads(self)))
+        heads = ScriptedHeads(self)
+        return Clients(
+            cast("KafkaOffsets", ScriptedOffsets(self)), cast("KafkaHeads", heads), cast("KafkaRecords", heads)
+        )
 
 
 class ScriptedOffsets:
@@ -45,10 +49,10 @@ class ScriptedOffsets:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def leaders(self, topics: Iterable[str]) -> dict[str, dict[int, int] | Reason]:
+    def topics(self, names: Iterable[str]) -> dict[str, Topic | Reason]:
         if self._cluster.error:
             raise self._cluster.error
-        return dict.fromkeys(topics, self._cluster.topic)
+        return dict.fromkeys(names, self._cluster.topic)
 
     def groups(self, names: Iterable[str]) -> dict[str, Group | Reason]:
         return dict.fromkeys(names, self._cluster.group)
@@ -70,12 +74,16 @@ class ScriptedHeads:
         self._cluster.error = self._cluster.error or self._cluster.error_after_heads
         return dict.fromkeys(positions, CREATED) if self._cluster.has_head else {}
 
+    def read(self, spans: Mapping[TopicPartition, tuple[int, int]], take: object) -> dict[TopicPartition, int]:
+        assert take is not None
+        return {place: end for place, (_, end) in spans.items()}
+
     def close(self) -> None:
         raise errors.KafkaConnectionError  # as clients do that no longer work
 
 
 async def read(cluster: Cluster, times: int = 1) -> Sequence[QueueReading]:
-    reader = KafkaQueueReader(cluster.open)
+    reader = KafkaQueueReader(cluster.open, LetterBook(()))
     try:
         for _ in range(times - 1):
             await reader.read([LETTERS])

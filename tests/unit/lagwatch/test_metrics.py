@@ -89,15 +89,6 @@ def test_an_unknown_age_is_absent_while_its_lag_is_shown(page: Page) -> None:
     assert page.value("lagwatch_group_last_success_timestamp_seconds", LABELS) is None
 
 
-def test_an_age_that_cannot_be_read_any_more_is_kept_while_the_group_stands_still(page: Page) -> None:
-    page.metrics.show(lag(part(0, 1, since=NOW)))
-
-    page.metrics.show(lag(part(0, 2)))
-
-    assert page.value("lagwatch_group_lag_messages", FIRST) == 2
-    assert page.value("lagwatch_group_oldest_unprocessed_timestamp_seconds", FIRST) == NOW.timestamp()
-
-
 def test_a_partition_that_cannot_be_measured_any_more_keeps_its_last_values(page: Page) -> None:
     page.metrics.show(lag(part(0, 5, since=NOW), part(1, 1, since=NOW)))
 
@@ -117,9 +108,9 @@ def test_a_partition_that_exists_no_more_is_shown_no_more(page: Page) -> None:
 
 
 def test_a_success_is_dated_and_a_failure_leaves_the_date_standing(page: Page) -> None:
-    page.metrics.polled(NOW, timedelta(milliseconds=40), [])
+    page.metrics.polled(NOW, timedelta(milliseconds=40), [], is_whole=True)
 
-    page.metrics.polled(NOW + timedelta(seconds=2), timedelta(seconds=3), [Reason.BROKER_AWAY])
+    page.metrics.polled(NOW + timedelta(seconds=2), timedelta(seconds=3), [Reason.BROKER_AWAY], is_whole=False)
 
     assert page.value("lagwatch_last_success_timestamp_seconds") == NOW.timestamp()
     assert page.value("lagwatch_poll_failures_total", {"reason": "broker_away"}) == 1
