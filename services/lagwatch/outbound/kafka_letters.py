@@ -21,7 +21,7 @@ from kip.mailer.v1 import mail_events_pb2
 
 from services.chassis.events import read_instant
 from services.chassis.kafka_client import open_client
-from services.chassis.lag import PartitionReading
+from services.chassis.lag import PartitionReading, Queue
 from services.lagwatch.outbound.kafka_failures import KAFKA_ERRORS
 from services.lagwatch.ports import Lane, QueueReading
 
@@ -120,7 +120,9 @@ class _Letter:
     """One letter in a tier."""
 
     offset: int
-    asked_at: datetime
+    written_at: datetime | None
+    """When its record came into the tier; none when it carries no time."""
+    asked_at: datetime | None
     due_at: datetime | None
 
 
@@ -149,6 +151,10 @@ class LetterBook:
         self._delivery_topics = {queue.topic for queue in self._deliveries}
         self._pages: dict[TopicPartition, _Page] = {}
         self._handed_over: Counter[str] = Counter()
+
+    def is_tier(self, queue: Queue) -> bool:
+        """Return whether every letter of the queue is looked at, the head too."""
+        return queue in self._tiers
 
     def with_letters(self, records: KafkaRecords, readings: Sequence[QueueReading]) -> list[QueueReading]:
         """Return the readings with what the letters in tiers, and the delivery events, tell."""
@@ -203,16 +209,17 @@ class LetterBook:
         letters = self._pages[place].letters
         return replace(
             part,
-            head_at=part.head_at if is_known else None,
-            asked_at=min((letter.asked_at for letter in letters), default=None),
+            head_at=letters[0].written_at if letters and is_known else None,
+            asked_at=min((letter.asked_at for letter in letters if letter.asked_at is not None), default=None),
             due_at=min((letter.due_at for letter in letters if letter.due_at is not None), default=None),
         )
 
 
 def _letter(record: Any) -> _Letter:
     headers = {name: value for name, value in record.headers if name in {"ce_time", "not-before"}}
-    written = datetime.fromtimestamp(max(0, record.timestamp) / 1000, UTC)
-    return _Letter(record.offset, _instant(headers.get("ce_time")) or written, _instant(headers.get("not-before")))
+    written_at = datetime.fromtimestamp(record.timestamp / 1000, UTC) if record.timestamp >= 0 else None
+    asked_at = _instant(headers.get("ce_time"))
+    return _Letter(record.offset, written_at, asked_at or written_at, _instant(headers.get("not-before")))
 
 
 def _instant(text: bytes | None) -> datetime | None:

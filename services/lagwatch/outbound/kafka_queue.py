@@ -22,7 +22,7 @@ from services.chassis.lag import PartitionReading, Queue
 from services.lagwatch.outbound.kafka_failures import KAFKA_ERRORS, reason_of
 from services.lagwatch.outbound.kafka_heads import KafkaHeads
 from services.lagwatch.outbound.kafka_letters import KafkaRecords, LetterBook
-from services.lagwatch.outbound.kafka_offsets import Group, KafkaOffsets, Log, Topic
+from services.lagwatch.outbound.kafka_offsets import NO_LEADER, Group, KafkaOffsets, Log, Topic
 from services.lagwatch.ports import Lane, QueueReading, Reason, Unavailable, Unread
 
 ANSWER_WITHIN = timedelta(seconds=3)  # a calm broker takes milliseconds, one that changes leaders a second or two
@@ -140,9 +140,17 @@ def _readings(clients: Clients, book: LetterBook, queues: Sequence[Queue]) -> li
     groups = clients.offsets.groups({queue.group for queue in queues})
     if all(told is Reason.BROKER_AWAY for told in groups.values()):
         raise Unavailable(Reason.BROKER_AWAY)  # it left since it told the topics; do not wait for it again and again
-    logs = clients.offsets.logs(leaders)
+    logs = _logs(clients, leaders)
     readings = [_reading(queue, topics[queue.topic], groups[queue.group], logs) for queue in queues]
     return book.with_letters(clients.records, _with_heads(clients, book, readings))
+
+
+def _logs(clients: Clients, leaders: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, Log | Reason]:
+    """Ask for all at once, and only if that is refused for each: then what is broken hides nothing else."""
+    if NO_LEADER not in leaders.values():
+        with contextlib.suppress(*KAFKA_ERRORS):
+            return clients.heads.logs(leaders)
+    return clients.offsets.logs(leaders)
 
 
 def _reading(
@@ -170,7 +178,7 @@ def _with_heads(clients: Clients, book: LetterBook, readings: Sequence[QueueRead
         (reading.topic_id, TopicPartition(reading.queue.topic, part.partition), part.position)
         for reading in readings
         for part in reading.partitions
-        if part.is_waiting
+        if part.is_waiting and not book.is_tier(reading.queue)
     }
     known = {place: book.heads[place] for place in places & book.heads.keys()}
     wanted = {(place, position) for _, place, position in places - known.keys()}

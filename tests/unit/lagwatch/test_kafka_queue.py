@@ -13,7 +13,7 @@ from kafka import TopicPartition, errors
 from services.chassis.lag import Queue
 from services.lagwatch.outbound.kafka_heads import KafkaHeads
 from services.lagwatch.outbound.kafka_letters import KafkaRecords, LetterBook
-from services.lagwatch.outbound.kafka_offsets import Group, KafkaOffsets, Log, Topic
+from services.lagwatch.outbound.kafka_offsets import NO_LEADER, Group, KafkaOffsets, Log, Topic
 from services.lagwatch.outbound.kafka_queue import Clients, KafkaQueueReader
 from services.lagwatch.ports import QueueReading, Reason, Unavailable, Unread
 
@@ -32,6 +32,8 @@ class Cluster:
     has_head: bool = True
     error: Exception | None = None
     error_after_heads: Exception | None = None
+    heads_read: list[int] = field(default_factory=list)
+    asked_together: int = 0
     opened: int = 0
     closed: int = 0
 
@@ -71,8 +73,15 @@ class ScriptedHeads:
         self._cluster = cluster
 
     def created(self, positions: Collection[tuple[TopicPartition, int]]) -> dict[tuple[TopicPartition, int], datetime]:
+        self._cluster.heads_read.append(len(positions))
         self._cluster.error = self._cluster.error or self._cluster.error_after_heads
         return dict.fromkeys(positions, CREATED) if self._cluster.has_head else {}
+
+    def logs(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Log]:
+        self._cluster.asked_together += 1
+        if not isinstance(self._cluster.log, Log):
+            raise errors.KafkaTimeoutError
+        return dict.fromkeys(partitions, self._cluster.log)
 
     def read(self, spans: Mapping[TopicPartition, tuple[int, int]], take: object) -> dict[TopicPartition, int]:
         assert take is not None
@@ -99,6 +108,31 @@ async def test_clients_that_work_are_used_again() -> None:
 
     assert reading.partitions[0].head_at == CREATED
     assert (cluster.opened, cluster.closed) == (1, 1)
+
+
+async def test_a_partition_that_has_no_leader_is_not_asked_for_together_with_the_others() -> None:
+    cluster = Cluster(topic=Topic("first", {0: NO_LEADER}))
+
+    await read(cluster)
+
+    assert cluster.asked_together == 0
+
+
+async def test_a_head_is_read_once_while_the_group_stands_still_and_again_in_a_topic_made_anew() -> None:
+    cluster = Cluster()
+    reader = KafkaQueueReader(cluster.open, LetterBook(()))
+    for _ in range(3):
+        (reading,) = await reader.read([LETTERS])
+        assert reading.partitions[0].head_at == CREATED
+    assert cluster.heads_read == [1, 0, 0]
+
+    cluster.topic = Topic("second", {0: 1})
+    await reader.read([LETTERS])
+    cluster.group = Group({PLACE: 4}, members=1)
+    await reader.read([LETTERS])
+    await reader.close()
+
+    assert cluster.heads_read == [1, 0, 0, 1, 1]
 
 
 async def test_a_topic_that_does_not_exist_is_no_fault_of_the_clients() -> None:
