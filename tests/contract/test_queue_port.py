@@ -265,16 +265,14 @@ class TestKafka(QueueReaderContract):
         topic = world.lane.deliveries.topic
         world.hands.create(topic)
         assert (await world.read(world.lane.deliveries)).handed_over == 0
-        own = mail_events_pb2.SOURCE_SMTP_REPLY
+        own, log = mail_events_pb2.SOURCE_SMTP_REPLY, mail_events_pb2.SOURCE_RELAY_LOG
         world.hands.tell(
             topic,
             hand_over_event(uncertain=True),
             mail_events_pb2.MailDelivery(source=own, deferred=mail_events_pb2.Deferred()),
             mail_events_pb2.MailDelivery(source=own, dropped=mail_events_pb2.Dropped()),
             mail_events_pb2.MailDelivery(source=own, refused=mail_events_pb2.Refused()),
-            mail_events_pb2.MailDelivery(
-                source=mail_events_pb2.SOURCE_RELAY_LOG, handed_over=mail_events_pb2.HandedOver()
-            ),
+            mail_events_pb2.MailDelivery(source=log, handed_over=mail_events_pb2.HandedOver()),
         )
         world.hands.append(topic, 0, NOW, octets=3)
 

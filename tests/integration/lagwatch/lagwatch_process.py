@@ -19,6 +19,26 @@ ROOT = Path(__file__).parents[3]
 ANSWER_S = 2
 
 
+class Shown:
+    """What a page says."""
+
+    def __init__(self, text: str) -> None:
+        """Read it."""
+        self._samples = {
+            (sample.name, frozenset(sample.labels.items())): float(sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the one sample of that name and those labels, or none."""
+        return self._samples.get((name, frozenset(labels.items())))
+
+    def of(self, **labels: str) -> dict[str, float]:
+        """Return the samples of just these labels by their names."""
+        return {name: value for (name, found), value in self._samples.items() if found == frozenset(labels.items())}
+
+
 class LagwatchProcess:
     """One process; `log` is where it writes."""
 
@@ -73,15 +93,15 @@ class LagwatchProcess:
         """Whether everything was measured once."""
         return self.page("/readyz")[0] == 200
 
-    def value(self, name: str, **labels: str) -> float | None:
-        """Return the one sample of that name and those labels, or none."""
+    def shown(self) -> Shown:
+        """Return everything on the page at one moment."""
         status, text = self.page("/metrics")
         assert status == 200, text
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name == name and sample.labels == labels:
-                    return float(sample.value)
-        return None
+        return Shown(text)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the one sample of that name and those labels, or none."""
+        return self.shown().value(name, **labels)
 
     def failures(self, reason: str) -> float:
         """Return how many measurements failed for this reason."""

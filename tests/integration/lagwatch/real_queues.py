@@ -61,19 +61,20 @@ class RealQueues:
         """Remove a topic and wait until it is gone."""
         self._admin.delete_topics([topic])
         wait_until(lambda: self._admin.describe_topics([topic])[0]["error_code"], what="the topic is gone")
-        self._producer.close(timeout=ANSWER_S)  # it would look for the topic ten times a second for ever
-        self._producer = KafkaProducer(bootstrap_servers=[self._address])
+        self._renew_producer()  # it would look for the topic ten times a second for ever
 
     def append(self, topic: str, partition: int, *created: datetime, octets: int = 6) -> None:
         """Write records, in this order."""
-        for at in created:
-            sent = self._producer.send(topic, value=b"s" * octets, partition=partition, timestamp_ms=_ms(at))
-            sent.get(ANSWER_S)
+        value = b"s" * octets
+        sent = [self._producer.send(topic, value=value, partition=partition, timestamp_ms=_ms(at)) for at in created]
+        for each in sent:
+            each.get(ANSWER_S)
 
     def grow(self, topic: str, partitions: int) -> None:
         """Give a topic more partitions, and wait until they can be used."""
         self._admin.create_partitions({topic: partitions})
         wait_until(lambda: self._leaders(topic) == partitions, within_s=ANSWER_S, what="new partitions have leaders")
+        self._renew_producer()  # it learns of new partitions every five minutes only
 
     def defer(self, topic: str, partition: int, written_at: datetime, letter: Letter) -> None:
         """Write a letter into a tier, as the mailer does."""
@@ -121,6 +122,10 @@ class RealQueues:
             return bool(self._admin.describe_groups([group])[group]["group_state"] == "Stable")
 
         wait_until(is_member, within_s=ANSWER_S, what="the group has taken the consumer in")
+
+    def _renew_producer(self) -> None:
+        self._producer.close(timeout=ANSWER_S)
+        self._producer = KafkaProducer(bootstrap_servers=[self._address])
 
     def _leaders(self, topic: str) -> int:
         (told,) = self._admin.describe_topics([topic])
