@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 TO ?= lan@example.vn
+RUNS ?= 20
 BIN := .venv/bin
 export PYTHONPATH := protos:.
 unexport PYTHONDONTWRITEBYTECODE  # without bytecode each start of a process costs a second more
@@ -33,12 +34,12 @@ unit: setup  ## rules and verbs, no sockets
 	@$(PYTEST) tests/unit
 contract: setup  ## fakes against their real twins; places that must agree
 	@$(PYTEST) tests/contract
-integration: setup  ## one adapter against real Kafka, Redis, SMTP, PostgreSQL
-	@$(PYTEST) tests/integration
+integration: setup  ## one adapter against real Kafka, Redis, SMTP, PostgreSQL; two files at a time, for most of it is waiting
+	@$(PYTEST) -n 2 --dist loadfile tests/integration
 e2e: setup  ## separate processes; codes are read from the mailbox
 	@$(PYTEST) tests/e2e
-chaos: setup  ## the ordered inbox under kills, 20 runs in a row
-	@$(BIN)/python -m tests.chaos.run --runs 20
+chaos: setup  ## the ordered inbox and the mailer under kills, 20 runs in a row (RUNS=2; PROOF=docs/proof writes a summary)
+	@$(BIN)/python -m tests.chaos.run --runs $(RUNS) $(if $(PROOF),--proof $(PROOF))
 fuzz: setup  ## 20 000 strange messages and 2000 lives of a challenge, with a summary (minutes)
 	@set -o pipefail; $(PYTEST) --hypothesis-profile=fuzz --hypothesis-show-statistics --timeout=0 \
 		tests/unit/otp/test_fuzz_messages.py tests/unit/otp/test_life_of_a_challenge.py | cut -c1-140

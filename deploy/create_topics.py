@@ -12,16 +12,18 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.kafka_client import client_config
+from services.chassis.kafka_client import client_config, open_client
 from services.chassis.settings import KafkaSettings, Profile, read_settings
 
 HOUR_MS = 3_600_000
 WAIT_S = 30
+OPEN_WITHIN = timedelta(seconds=WAIT_S)
 CODE_PARTITIONS = 12  # the most mailers that can share the lane; more would only cost file handles
 PARTITIONS = 6
 # Of a tier: the most mailers that can share it. The letters of a lane are spread over all its tiers.
@@ -36,31 +38,63 @@ class TopicsSettings(KafkaSettings):
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic."""
+    """One topic. Who writes and who reads it is the ground of all rights: see `kafka_acls`."""
 
     name: str
     partitions: int
     retention_ms: int
     segment_ms: int = 6 * HOUR_MS
+    writer: str | None = None
+    """The service that writes it."""
+    reader: str | None = None
+    """The service that consumes it; none: people."""
+    group: str | None = None
+    """The consumer group that the reader joins."""
 
     @property
     def dead(self) -> Topic:
-        """Where its unreadable records go, for people: one partition, two weeks."""
-        return Topic(f"{self.name}.dead", 1, 14 * 24 * HOUR_MS)
+        """Where its reader puts what it cannot read, for people: one partition, two weeks."""
+        return Topic(f"{self.name}.dead", 1, 14 * 24 * HOUR_MS, writer=self.reader)
 
 
 def tier(lane: str, delay: str) -> Topic:
     """Return the topic of a tier: kept as long as the orders of its lane."""
     retention_ms, segment_ms = (HOUR_MS, HOUR_MS // 6) if lane == "otp" else (7 * 24 * HOUR_MS, 6 * HOUR_MS)
-    return Topic(f"mail.retry.{lane}.{delay}.v1", TIER_PARTITIONS[lane], retention_ms, segment_ms)
+    return Topic(
+        f"mail.retry.{lane}.{delay}.v1",
+        TIER_PARTITIONS[lane],
+        retention_ms,
+        segment_ms,
+        writer="mailer",
+        reader="mailer",
+        group=f"mailer-retry-{lane}-{delay}",
+    )
 
 
 CONSUMED = (
-    Topic("otp.code-requested.v1", CODE_PARTITIONS, HOUR_MS, segment_ms=HOUR_MS // 6),
-    Topic("otp.code-wanted.v1", CODE_PARTITIONS, HOUR_MS, segment_ms=HOUR_MS // 6),
-    Topic("mail.delivery.otp.v1", PARTITIONS, 24 * HOUR_MS),
-    Topic("notice.requested.v1", PARTITIONS, 7 * 24 * HOUR_MS),
-    Topic("mail.delivery.notice.v1", PARTITIONS, 7 * 24 * HOUR_MS),
+    Topic(
+        "otp.code-requested.v1",
+        CODE_PARTITIONS,
+        HOUR_MS,
+        segment_ms=HOUR_MS // 6,
+        writer="otp",
+        reader="mailer",
+        group="mailer-otp",
+    ),
+    Topic(
+        "otp.code-wanted.v1",
+        CODE_PARTITIONS,
+        HOUR_MS,
+        segment_ms=HOUR_MS // 6,
+        writer="otp",
+        reader="mailer",
+        group="mailer-wanted",
+    ),
+    Topic("mail.delivery.otp.v1", PARTITIONS, 24 * HOUR_MS, writer="mailer", reader="otp", group="otp"),
+    Topic(
+        "notice.requested.v1", PARTITIONS, 7 * 24 * HOUR_MS, writer="dossier", reader="mailer", group="mailer-notice"
+    ),
+    Topic("mail.delivery.notice.v1", PARTITIONS, 7 * 24 * HOUR_MS, writer="mailer", reader="dossier", group="dossier"),
 )
 TIERS = (
     *(tier("otp", delay) for delay in ("1s", "3s", "10s", "30s", "1m")),
@@ -79,10 +113,11 @@ def create_topics(settings: KafkaSettings, *, replication: int = 1, topics: tupl
     """Create what does not exist, and wait until every topic has a leader; return the names that were new.
 
     Raises:
+        Refused: a wrong password, or an authority that we do not trust.
         KafkaError: the broker refused, or is not there.
         TimeoutError: a topic had no leader in time.
     """
-    admin = KafkaAdminClient(**client_config(settings), client_id="create-topics")
+    admin = open_client(KafkaAdminClient, OPEN_WITHIN, **client_config(settings), client_id="create-topics")
     try:
         existing = set(admin.list_topics())
         new = [topic for topic in topics if topic.name not in existing]

@@ -6,15 +6,21 @@ group, fetching and back-pressure. Each setting that differs from Faust's defaul
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import faust
+import structlog
+from faust.transport.drivers.aiokafka import Consumer
+from faust.types import TP
 
 from services.chassis.settings import KafkaSettings
 
+STOP_TIMEOUT_S = 5.0  # for the last commit and the good-bye to the group; past it the group finds out by itself
 TOPIC_FOUND_WITHIN_MS = 5_000  # one that is made, or gets partitions, after we joined; the default is five minutes
 HELD_AT_MOST_S = (
     24 * 3600
@@ -28,6 +34,27 @@ class _Diskless(faust.App):
         pass
 
 
+NOTHING = TP("", -1)  # of no topic: an empty set would mean "all"
+
+
+def _picky(not_now: Callable[[int], bool]) -> type[Consumer]:
+    """Return a consumer that leaves out, fetch by fetch, the partitions that nobody wants now; others go on.
+
+    Faust's own `pause_partitions` would do, but it throws away what was fetched and not handed out yet, without ever
+    fetching it again. The broker must be asked all the same, even for nothing: a consumer that does not ask for long
+    loses its place in the group.
+    """
+
+    class Picky(Consumer):
+        async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - not ours
+            left_out = {place for place in active_partitions or () if not_now(place.partition)}
+            if active_partitions and left_out:
+                return await super()._getmany(active_partitions - left_out or {NOTHING}, timeout)
+            return await super()._getmany(active_partitions, timeout)  # the set itself: it follows a rebalance
+
+    return Picky
+
+
 def build_app(
     settings: KafkaSettings,
     *,
@@ -36,6 +63,7 @@ def build_app(
     intake: Callable[[Any], Awaitable[None]],
     session_timeout: timedelta,
     buffer: int,
+    not_now: Callable[[int], bool],
 ) -> faust.App:
     """Return an app that feeds the raw records of `topic` to `intake`; nothing is connected yet.
 
@@ -46,6 +74,7 @@ def build_app(
         intake: gets Faust's stream; must never raise.
         session_timeout: after a kill, how long the group waits before it gives the partitions to somebody else.
         buffer: records that are fetched ahead.
+        not_now: asked before each fetch which partitions to leave out of it.
     """
     seconds = session_timeout.total_seconds()
     app = _Diskless(
@@ -71,9 +100,30 @@ def build_app(
         producer_request_timeout=15,  # the default is twenty minutes
         worker_redirect_stdouts=False,
     )
+    app.transport.Consumer = _picky(not_now)  # type: ignore[misc] # Faust makes its consumer without a word of ours
     raw = app.topic(topic, key_type=bytes, key_serializer="raw", value_type=bytes, value_serializer="raw")
     app.agent(raw, name=f"{group}-intake", concurrency=1)(intake)
     return app
+
+
+@asynccontextmanager
+async def running(app: faust.App) -> AsyncIterator[None]:
+    """Run a Faust app and stop it within `STOP_TIMEOUT_S`, also when its stop refuses to end.
+
+    The library's `faust_app_running` cancels such a stop and waits for it without end; seen once in dozens of stops.
+    """
+    app.finalize()
+    await app.maybe_start()
+    try:
+        yield
+    finally:
+        stop = asyncio.create_task(app.stop())
+        done, _ = await asyncio.wait({stop}, timeout=STOP_TIMEOUT_S)
+        if done:
+            stop.result()
+        else:
+            stop.cancel()
+            structlog.get_logger().warning("consumer_did_not_stop", app=app.conf.id)
 
 
 def _credentials(settings: KafkaSettings) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,11 +20,20 @@ from datetime import timedelta
 
 import structlog
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import AuthorizationError, ClusterAuthorizationFailedError, KafkaError
 from kafka.producer.transaction_manager import TransactionState
 
 from services.chassis.events import Envelope
-from services.chassis.kafka_client import client_config, open_client
+from services.chassis.kafka_client import (
+    LOOK_AT,
+    MISSING_RIGHT,
+    Door,
+    Refused,
+    Trouble,
+    client_config,
+    open_client,
+    trouble_of,
+)
 from services.chassis.retry import LONGEST_PAUSE
 from services.chassis.settings import KafkaSettings
 
@@ -33,10 +43,18 @@ CONNECT_WITHIN = timedelta(seconds=2)
 LINGER = timedelta(milliseconds=10)
 """How long a record waits for company. A request to the broker costs the sending thread as much as several records do;
 nobody who waits for a mail notices ten milliseconds."""
+SAY_EVERY = timedelta(seconds=10)  # that a right is missing: often enough to be found, too seldom to hide the rest
 
 
 class BrokerAway(ConnectionError):
-    """The record was not acknowledged: the broker is away, or did not answer in time."""
+    """The record was not acknowledged: the broker is away, did not answer in time, or refuses; `trouble` says which.
+
+    Whoever publishes keeps the record and tries again, whatever the trouble: it is never the record's.
+    """
+
+    def __init__(self, told: str, trouble: Trouble = Trouble.BROKER_AWAY) -> None:
+        super().__init__(told)
+        self.trouble = trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +88,40 @@ class Producer:
         }
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._producer: KafkaProducer | None = None
+        self._spoilt = asyncio.Event()
+        self._door = Door()
         self._known_topics: set[str] = set()
+        self._said_at: dict[str, float] = {}
 
     @property
     def connected(self) -> bool:
-        """True once a broker has been seen."""
+        """True while there is a client; it has seen a broker, which may be away by now."""
         return self._producer is not None
 
     async def connect(self) -> None:
-        """Try until a broker answers; meant to run beside everything else."""
+        """Try until a broker lets us in, and again whenever the client is spoilt; runs beside everything else."""
+        while True:
+            self._producer = producer = await self._opened()
+            await self._spoilt.wait()
+            self._spoilt.clear()
+            with contextlib.suppress(KafkaError):
+                await asyncio.to_thread(producer.close, timeout=0)
+
+    async def _opened(self) -> KafkaProducer:
         log = structlog.get_logger()
-        while self._producer is None:
+        while True:
             try:
-                producer = await asyncio.to_thread(lambda: open_client(KafkaProducer, CONNECT_WITHIN, **self._config))
+                producer = await asyncio.to_thread(
+                    lambda: open_client(KafkaProducer, CONNECT_WITHIN, door=self._door, **self._config)
+                )
             except (KafkaError, OSError) as error:
-                log.warning("dependency_not_there", what="Kafka producer", error=type(error).__name__, why=str(error))
+                reason = trouble_of(error)
+                why = str(error) if isinstance(error, Refused) else f"{LOOK_AT[reason]} ({error})"
+                log.warning("dependency_not_there", what="Kafka producer", reason=reason.value, why=why)
                 await asyncio.sleep(LONGEST_PAUSE.total_seconds() / 5)
             else:
                 _ask_for_a_new_id_after_a_reset(producer)
-                self._producer = producer
+                return producer
 
     async def publish(self, envelope: Envelope, *, within: timedelta) -> RecordPosition:
         """Write one event, wait until every in-sync replica has it, and return where it stands.
@@ -102,16 +135,43 @@ class Producer:
         self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]], *, within: timedelta
     ) -> RecordPosition:
         """Write one record, whatever it is; otherwise as `publish`."""
-        try:
-            async with asyncio.timeout(within.total_seconds()), self._room:
-                return await self._send(topic, key, value, headers)
-        except (TimeoutError, KafkaError) as error:
-            raise BrokerAway(f"{topic}: not acknowledged within {within}") from error
-
-    async def _send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> RecordPosition:
         producer = self._producer
         if producer is None:
-            raise BrokerAway(f"{topic}: no broker has been seen yet")
+            raise self._away(f"{topic}: no broker has let us in yet")
+        try:
+            async with asyncio.timeout(within.total_seconds()), self._room:
+                return await self._send(producer, topic, key, value, headers)
+        except (TimeoutError, KafkaError) as error:
+            refusal = Refused(Trouble.DENIED, str(error), MISSING_RIGHT) if _is_missing_right(error) else None
+            self._let_go_if_spoilt(producer, refusal)
+            if refusal is None:
+                raise self._away(f"{topic}: not acknowledged within {within}") from error
+            self._say(topic, refusal)
+            raise BrokerAway(f"{topic}: {refusal}", refusal.trouble) from error
+
+    def _say(self, topic: str, refusal: Refused) -> None:
+        """Log a missing right here, now and then: callers keep the record and try again, some without a word."""
+        now = time.monotonic()
+        if now - self._said_at.get(topic, float("-inf")) > SAY_EVERY.total_seconds():
+            self._said_at[topic] = now
+            structlog.get_logger().error("record_refused", topic=topic, reason=refusal.trouble.value, why=str(refusal))
+
+    def _let_go_if_spoilt(self, producer: KafkaProducer, refusal: Refused | None) -> None:
+        """Open another client: this one never sends again, since it was refused a producer id, whatever comes later."""
+        manager = producer._transaction_manager  # noqa: SLF001 - there is no other way to it
+        if self._producer is producer and manager.has_fatal_error():
+            self._producer = None
+            self._door.refusal = refusal  # until the other one is let in
+            self._known_topics.clear()
+            self._spoilt.set()
+
+    def _away(self, told: str) -> BrokerAway:
+        refusal = self._door.refusal
+        return BrokerAway(told) if refusal is None else BrokerAway(f"{told}; {refusal}", refusal.trouble)
+
+    async def _send(
+        self, producer: KafkaProducer, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]
+    ) -> RecordPosition:
         await self._know(topic, producer)
         loop = asyncio.get_running_loop()
         written: asyncio.Future[RecordPosition] = loop.create_future()
@@ -137,17 +197,26 @@ class Producer:
         """Look at a topic for the first time; the library would block the loop for it."""
         if topic in self._known_topics:
             return
-        with contextlib.suppress(KafkaError):  # it raises alike when the broker knows no such topic and when it is away
-            if await asyncio.to_thread(producer.partitions_for, topic):
-                self._known_topics.add(topic)
-                return
-        raise BrokerAway(f"{topic}: the broker is away or has no such topic (deploy/create_topics.py makes them)")
+        try:
+            found = await asyncio.to_thread(producer.partitions_for, topic)
+        except AuthorizationError:
+            raise
+        except KafkaError:  # it raises alike when the broker knows no such topic and when it is away
+            found = None
+        if not found:
+            raise self._away(f"{topic}: the broker is away or has no such topic (deploy/create_topics.py makes them)")
+        self._known_topics.add(topic)
 
     async def close(self) -> None:
         """Let go of the broker; what nobody awaits any more is not waited for."""
         if self._producer is not None:
             with contextlib.suppress(KafkaError):  # something could not be sent: nobody awaits it, or it raised there
                 await asyncio.to_thread(self._producer.close, timeout=2)
+
+
+def _is_missing_right(error: Exception) -> bool:
+    """Tell a missing right, also when the library has put its name into an error of no kind (of the producer's id)."""
+    return isinstance(error, AuthorizationError) or ClusterAuthorizationFailedError.__name__ in str(error)
 
 
 def _ask_for_a_new_id_after_a_reset(producer: KafkaProducer) -> None:

@@ -19,9 +19,15 @@ without end;
 `TRIES`;
   only "a dependency is away" waits in place, and then the whole partition rightly waits with it.
 
+**Pauses.** A partition whose records nearly all die of a deploy fault is paused (`partition_pauses`), so that no bad
+release pours a night's records into the dead letters. The others go on, and readiness stays true: a new process of the
+same release would do no better, so a pause is for a person to see (`inbox_partitions_paused`) and not for a probe. What
+is held back has not settled, so the invariant holds; a stop does not wait for it.
+
 When the broker goes away Faust rejoins by itself; when it gives up, or the broker is not there at the start, the
 consumer is built anew, with backoff, without end but never in step: until then health says "not ready" and lag grows
-where it is measured.
+where it is measured. Before each building the broker is asked whether it lets us in; a refusal, which only people can
+end, is told and counted as what it is, and tried again all the same.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -39,10 +45,16 @@ import structlog
 from opentelemetry import propagate, trace
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from services.chassis.clock import system_clock
+from services.chassis.dead_letter import DeadKind, DeadLetter, dead_topic
 from services.chassis.errors import Kind, ServiceError
-from services.chassis.faust_app import build_app
+from services.chassis.faust_app import build_app, running
+from services.chassis.kafka_client import Refused, Trouble
 from services.chassis.kafka_producer import BrokerAway, Producer
+from services.chassis.kafka_rights import let_in
 from services.chassis.offset_tracker import OffsetTracker, Slot
+from services.chassis.partition_pauses import PartitionPauses
+from services.chassis.poison_limiter import Limits
 from services.chassis.retry import patiently
 from services.chassis.settings import KafkaSettings
 from services.chassis.telemetry import Health
@@ -51,7 +63,6 @@ WINDOW = 200  # records of a partition between the oldest unsettled and the newe
 CONCURRENCY = 64  # records in hand over all partitions
 TRIES = 5  # of a handler that fails without a reason we know: enough for a hiccup, short enough for the partition
 DEAD_LETTER_WAIT = timedelta(seconds=20)
-STOP_TIMEOUT_S = 5.0  # for the last commit and the good-bye to the group; past it the group finds out by itself
 LOOK = 0.05  # seconds between two looks at Faust's state; it has no signal before it waits for the events in hand
 
 
@@ -74,6 +85,19 @@ class Record:
 class Poison(Exception):
     """A record that no retry can make readable. Its text is the dead letter's reason: for people, no personal data."""
 
+    def __init__(self, reason: str, kind: DeadKind = DeadKind.UNDECODABLE) -> None:
+        """Say why, in a sentence and in a word."""
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a slot carries: a record as Faust gave it, and where to acknowledge it."""
+
+    stream: Any
+    event: Any
+
 
 class ConsumerEndedError(ConnectionError):
     """Faust stopped without being asked to."""
@@ -89,7 +113,9 @@ class InboxMetrics:
 
     records: Counter
     restarts: Counter
+    refusals: Counter
     in_hand: Gauge
+    paused: Gauge
 
     @classmethod
     def on(cls, registry: CollectorRegistry) -> InboxMetrics:
@@ -104,8 +130,20 @@ class InboxMetrics:
             restarts=Counter(
                 "inbox_restarts", "Times a consumer was built anew after it failed.", ["topic"], registry=registry
             ),
+            refusals=Counter(
+                "inbox_refusals",
+                "Times a consumer was not let in: denied (password, rights), broker_untrusted (certificate).",
+                ["topic", "reason"],
+                registry=registry,
+            ),
             in_hand=Gauge(
                 "inbox_records_in_hand", "Records taken and not yet acknowledged.", ["topic"], registry=registry
+            ),
+            paused=Gauge(
+                "inbox_partitions_paused",
+                "Partitions of this process that wait for a mended release. Page on anything but 0.",
+                ["topic"],
+                registry=registry,
             ),
         )
 
@@ -120,13 +158,25 @@ class InboxOptions:
     session_timeout: timedelta = timedelta(seconds=10)
     """After a kill, how long the group waits before it gives the partitions to somebody else."""
     buried_in: str | None = None
-    """Topic of its dead letters; by default its own name with `.dead`."""
+    """The topic where dead letters go; `<topic>.dead` when it is not said."""
+    limits: Limits = field(default_factory=Limits)
+    """When a partition is paused."""
     waiting: Callable[[], int] = lambda: 0
     """How many records in hand only wait for their time: a drain gives those up at once."""
 
 
 class OrderedInbox:
-    """One topic, one group, one handler."""
+    """One topic, one group, one handler.
+
+    Args:
+        settings: where the brokers are, and who we are.
+        group, topic: whose records.
+        handle: settles a record by returning; raises `Poison` when nobody ever can.
+        producer: writes the dead letters.
+        metrics, health, options: see there.
+        on_dead: told of each dead letter once it is written, before the record settles; bears a repeat, and is tried
+            again while what it needs is away. Any other error of it is logged and lets the record settle.
+    """
 
     def __init__(
         self,
@@ -139,6 +189,7 @@ class OrderedInbox:
         metrics: InboxMetrics,
         health: Health | None = None,
         options: InboxOptions | None = None,
+        on_dead: Callable[[Record, DeadKind], Awaitable[None]] | None = None,
     ) -> None:
         self._settings = settings
         self._group = group
@@ -160,10 +211,17 @@ class OrderedInbox:
         """Partitions whose records come here; none during a rebalance and while there is no consumer."""
         self._stopping = asyncio.Event()
         self._broken = asyncio.Event()
+        self._refused_because = ""
+        self._on_dead = on_dead
         self._log = structlog.get_logger().bind(topic=topic, group=group)
+        self._pauses = PartitionPauses(
+            self._options.limits, paused=metrics.paused.labels(topic), changed=self._changed, log=self._log
+        )
         for outcome in ("handled", "dead_lettered", "given_up"):
             metrics.records.labels(topic, outcome)
         metrics.restarts.labels(topic)
+        for reason in (Trouble.DENIED, Trouble.BROKER_UNTRUSTED):
+            metrics.refusals.labels(topic, reason.value)
 
     async def run(self) -> None:
         """Consume until `stop`, building the consumer anew whenever it fails."""
@@ -182,20 +240,22 @@ class OrderedInbox:
 
     async def _consume(self) -> None:
         """Run one consumer until `stop` (returns) or until it fails (raises)."""
-        self._health.part(f"inbox {self._topic}", ready=False)
+        self._health.part(f"inbox {self._topic}", ready=False, why=self._refused_because)
         if self._stopping.is_set():
             return
+        await self._ask_to_be_let_in()
         app = self._build()
         self._broken.clear()
         self._draining = False
         self._drained_rebalance = 0
-        async with _running(app):
+        async with running(app):
             self.consuming = True
             self._health.part(f"inbox {self._topic}", ready=True)
             ends = [
                 asyncio.create_task(end)
                 for end in (
                     self._follow_rebalances(app),
+                    self._take_up_what_was_held(),
                     app.wait_until_stopped(),
                     self._stopping.wait(),
                     self._broken.wait(),
@@ -213,6 +273,16 @@ class OrderedInbox:
         if not self._stopping.is_set():
             raise app.crash_reason or ConsumerEndedError(f"the consumer of {self._topic} ended by itself")
 
+    async def _ask_to_be_let_in(self) -> None:
+        self._refused_because = ""
+        try:
+            await asyncio.to_thread(let_in, self._settings, topic=self._topic, group=self._group)
+        except Refused as refusal:
+            self._refused_because = refusal.trouble.value
+            self._metrics.refusals.labels(self._topic, refusal.trouble.value).inc()
+            self._health.part(f"inbox {self._topic}", ready=False, why=refusal.trouble.value)
+            raise
+
     def _build(self) -> faust.App:
         options = self._options
 
@@ -228,6 +298,7 @@ class OrderedInbox:
             intake=intake,
             session_timeout=options.session_timeout,
             buffer=2 * options.window,
+            not_now=self._pauses.has_held,
         )
         app.on_partitions_assigned.connect(self._assigned, weak=False)  # type: ignore[arg-type] # the stub knows no methods
         app.on_partitions_revoked.connect(self._revoked, weak=False)  # type: ignore[arg-type] # the stub knows no methods
@@ -235,6 +306,7 @@ class OrderedInbox:
 
     async def _assigned(self, _app: Any, partitions: Any, **_: Any) -> None:
         self.assigned = frozenset(place.partition for place in partitions)
+        self._pauses.keep(self.assigned)
         self._log.info("partitions_assigned")
 
     async def _revoked(self, app: Any, *_: Any, **__: Any) -> None:
@@ -273,8 +345,9 @@ class OrderedInbox:
 
     def _give_up(self) -> None:
         left = self._tracker.give_up()
+        self._pauses.give_up()
         for slot in left:
-            slot.carried.message.acked = True
+            slot.carried.event.message.acked = True
         for task in self._tasks:
             task.cancel()
         self._changed.set()
@@ -286,7 +359,7 @@ class OrderedInbox:
     async def _take(self, app: faust.App, stream: Any, event: Any) -> None:
         message = event.message
         epoch = self._tracker.epoch
-        while self._may_wait(epoch) and not self._tracker.has_room(message.partition, message.offset):
+        while self._may_wait(epoch) and not self._has_room(message):
             self._changed.clear()
             await self._changed.wait()
         await self._slots.acquire()
@@ -294,11 +367,35 @@ class OrderedInbox:
             self._slots.release()
             message.acked = True
             return
-        slot = self._tracker.take(message.partition, message.offset, event)
-        task = asyncio.get_running_loop().create_task(self._settle(stream, slot))
+        slot = self._tracker.take(message.partition, message.offset, Taken(stream, event))
+        if self._pauses.holds(message.partition):
+            self._slots.release()
+            self._pauses.hold(slot)
+            self._changed.set()
+        else:
+            self._begin(slot)
+        self._metrics.in_hand.labels(self._topic).set(len(self._tracker))
+
+    def _has_room(self, message: Any) -> bool:
+        """What is held of a paused partition must not keep the others from being taken; fetching it ends by itself."""
+        return self._pauses.holds(message.partition) or self._tracker.has_room(message.partition, message.offset)
+
+    def _begin(self, slot: Slot) -> None:
+        task = asyncio.get_running_loop().create_task(self._settle(slot))
         self._tasks.add(task)
         task.add_done_callback(self._ended)  # not a `finally` in the task: one cancelled before its first step has none
-        self._metrics.in_hand.labels(self._topic).set(len(self._tracker))
+
+    async def _take_up_what_was_held(self) -> None:
+        def ready(slot: Slot) -> bool:
+            return not self._draining and self._tracker.has_room(slot.partition, slot.offset)
+
+        while True:
+            slot = await self._pauses.turn(ready)
+            await self._slots.acquire()
+            if ready(slot) and self._pauses.begin(slot):
+                self._begin(slot)
+            else:
+                self._slots.release()
 
     def _may_wait(self, epoch: int) -> bool:
         """Say whether a record that came in `epoch` is still ours to take; if not, whoever owns it next fetches it."""
@@ -312,61 +409,87 @@ class OrderedInbox:
             self._log.error("acknowledgement_failed", error=type(task.exception()).__name__)
             self._broken.set()
 
-    async def _settle(self, stream: Any, slot: Slot) -> None:
-        outcome = await self._handle_or_bury(_record(slot.carried.message))
+    async def _settle(self, slot: Slot) -> None:
+        outcome = await self._handle_or_bury(slot, _record(slot.carried.event.message))
+        if outcome is None:
+            return
         self._metrics.records.labels(self._topic, outcome).inc()
         for ready in self._tracker.settle(slot):
-            await stream.ack(ready.carried)  # does not suspend, so two tasks cannot mix up their order
+            taken = ready.carried
+            await taken.stream.ack(taken.event)  # does not suspend, so two tasks cannot mix up their order
         self._metrics.in_hand.labels(self._topic).set(len(self._tracker))
 
-    async def _handle_or_bury(self, record: Record) -> str:
-        """Return how the record settled: `handled` or `dead_lettered`."""
+    async def _handle_or_bury(self, slot: Slot, record: Record) -> str | None:
+        """Return how the record settled: `handled` or `dead_lettered`; `None` when it is held instead."""
         tracer = trace.get_tracer(__name__)
         parent = propagate.extract({name: value.decode("latin-1") for name, value in record.headers.items()})
         with tracer.start_as_current_span(f"process {record.topic}", context=parent, kind=trace.SpanKind.CONSUMER):
-            reason = await self._try(record)
-            if reason is None:
+            poison = await self._try(record)
+            if not self._pauses.may_settle(slot, poison.kind if poison else None):
+                if slot.epoch == self._tracker.epoch:  # else a handler took the order to end for an error of its own
+                    self._pauses.hold(slot)
+                return None
+            if poison is None:
                 return "handled"
-            await self._bury(record, reason)
+            await self._bury(record, poison)
             return "dead_lettered"
 
-    async def _try(self, record: Record) -> str | None:
-        """Handle until it works; return a reason when it never can."""
+    async def _try(self, record: Record) -> Poison | None:
+        """Handle until it works; return why it never can."""
         faults = 0
 
-        async def once() -> str | None:
+        async def once() -> Poison | None:
             nonlocal faults
             try:
                 await self._handle(record)
             except Poison as poison:
-                return str(poison)
+                return poison
             except Exception as error:
                 if not _is_away(error):
                     faults += 1
                     self._log.exception("record_failed", partition=record.partition, offset=record.offset, tries=faults)
                 if faults >= TRIES:
-                    return f"the handler failed {TRIES} times with {type(error).__name__}; the log has the traceback"
+                    reason = f"the handler failed {TRIES} times with {type(error).__name__}; the log has the traceback"
+                    return Poison(reason, DeadKind.HANDLER_FAILED)
                 raise TryAgainError from error
             return None
 
         return await patiently(once, what=f"handler of {record.topic}", on=(TryAgainError,), within=None)
 
-    async def _bury(self, record: Record, reason: str) -> None:
-        """Publish the dead letter; without its acknowledgement the record has not settled."""
-        headers = [
-            *record.headers.items(),
-            ("dead-topic", record.topic.encode()),
-            ("dead-partition", str(record.partition).encode()),
-            ("dead-offset", str(record.offset).encode()),
-            ("dead-reason", reason.encode()),
-        ]
+    async def _bury(self, record: Record, poison: Poison) -> None:
+        """Publish the dead letter and tell of it; until both are done the record has not settled."""
+        place = record.topic, record.partition, record.offset
+        letter = DeadLetter(*place, self._group, system_clock(), poison.kind, str(poison))
+        topic = dead_topic(record.topic, self._options.buried_in)
+        headers = letter.headers(record.headers)
 
         async def write() -> None:
-            topic = self._options.buried_in or f"{record.topic}.dead"
             await self._producer.write(topic, record.key, record.value, headers, within=DEAD_LETTER_WAIT)
 
         await patiently(write, what=f"dead letters of {record.topic}", on=(BrokerAway,), within=None)
-        self._log.error("record_dead_lettered", partition=record.partition, offset=record.offset, reason=reason)
+        self._log.error(
+            "record_dead_lettered",
+            partition=record.partition,
+            offset=record.offset,
+            kind=poison.kind.value,
+            reason=letter.reason,
+        )
+        await patiently(
+            lambda: self._tell(record, poison.kind),
+            what=f"telling of a dead letter of {record.topic}",
+            on=(TryAgainError,),
+            within=None,
+        )
+
+    async def _tell(self, record: Record, kind: DeadKind) -> None:
+        if self._on_dead is None:
+            return
+        try:
+            await self._on_dead(record, kind)
+        except Exception as error:
+            if _is_away(error):
+                raise TryAgainError from error
+            self._log.exception("dead_letter_not_told", partition=record.partition, offset=record.offset)
 
 
 def _is_away(error: Exception) -> bool:
@@ -380,30 +503,10 @@ def _record(message: Any) -> Record:
         offset=message.offset,
         key=message.key or b"",
         value=message.value or b"",
-        headers=dict(message.headers or ()),
+        headers={name: value or b"" for name, value in message.headers or ()},
         timestamp=datetime.fromtimestamp(message.timestamp, UTC),
         epoch=message.generation_id,
     )
-
-
-@asynccontextmanager
-async def _running(app: faust.App) -> AsyncIterator[None]:
-    """Run a Faust app and stop it within `STOP_TIMEOUT_S`, also when its stop refuses to end.
-
-    The library's `faust_app_running` cancels such a stop and waits for it without end; seen once in dozens of stops.
-    """
-    app.finalize()
-    await app.maybe_start()
-    try:
-        yield
-    finally:
-        stop = asyncio.create_task(app.stop())
-        done, _ = await asyncio.wait({stop}, timeout=STOP_TIMEOUT_S)
-        if done:
-            stop.result()
-        else:
-            stop.cancel()
-            structlog.get_logger().warning("consumer_did_not_stop", app=app.conf.id)
 
 
 @asynccontextmanager

@@ -44,12 +44,14 @@ class Health:
     """Alive is: the process answers. Ready is: each named part says so, and nobody has asked the process to stop."""
 
     _parts: dict[str, bool] = field(default_factory=dict)
+    _reasons: dict[str, str] = field(default_factory=dict)
     stopping: bool = False
     on_change: list[Callable[[], None]] = field(default_factory=list)
 
-    def part(self, name: str, *, ready: bool) -> None:
-        """Say how a part is; the first word makes it a part."""
+    def part(self, name: str, *, ready: bool, why: str = "") -> None:
+        """Say how a part is; the first word makes it a part. `why` it is not ready is told until its next word."""
         self._parts[name] = ready
+        self._reasons[name] = f" ({why})" if why else ""
         self._changed()
 
     def stop(self) -> None:
@@ -64,8 +66,9 @@ class Health:
 
     @property
     def missing(self) -> list[str]:
-        """Names of what is not ready, for people."""
-        return sorted(name for name, ready in self._parts.items() if not ready) + ["stopping"] * self.stopping
+        """Names of what is not ready, and why where that is known, for people."""
+        missing = sorted(name + self._reasons[name] for name, ready in self._parts.items() if not ready)
+        return missing + ["stopping"] * self.stopping
 
     def _changed(self) -> None:
         for tell in self.on_change:

@@ -24,7 +24,7 @@ MOVE_RESULTS = (
 )
 FATES = ("deferred", "dropped", "dead_lettered", "refused", "handed_over", "delivered", "bounced")
 IGNORED = ("nothing_new", "unknown_owner")
-HALTS = ("kafka", "keys")
+HALTS = ("kafka", "broker_untrusted", "denied", "keys")
 
 
 class DossierMetrics:
@@ -57,7 +57,8 @@ class DossierMetrics:
         self.announce_failures = _counter(
             registry,
             "dossier_announce_failures",
-            "Passes over the outbox that ended early: kafka = not acknowledged, keys = no key may seal now.",
+            "Passes over the outbox that ended early: kafka = not acknowledged, broker_untrusted and denied = Kafka "
+            "answers and refuses, keys = no key may seal now.",
             reason=HALTS,
         )
         self.followed = _counter(

@@ -71,7 +71,7 @@ class NotAnnounced(Exception):
     """The event was not acknowledged; it may have been written all the same, and may be announced again."""
 
     def __init__(self, reason: str) -> None:
-        """Say which part failed: `kafka`, or `keys` when no key may seal now."""
+        """Say what failed: `kafka`, `broker_untrusted`, `denied`, or `keys` when no key may seal now."""
         super().__init__(reason)
         self.reason = reason
 

@@ -23,6 +23,7 @@ from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedIn
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
+from services.mailer.actions.bury import BuryLetter
 from services.mailer.actions.defer import DeferLetter
 from services.mailer.actions.deliver import DeliverLetter
 from services.mailer.actions.heed import HeedWish
@@ -32,6 +33,7 @@ from services.mailer.inbound.kafka_inbox import (
     TOPICS,
     WANTED_GROUP,
     CodeOrders,
+    DeadOrders,
     LetterInbox,
     NoticeOrders,
     WantedInbox,
@@ -74,6 +76,15 @@ class LaneOptions:
     reply_timeout: timedelta
     delays: Sequence[timedelta]
     breaker: Breaker
+
+
+@dataclass(frozen=True, slots=True)
+class LaneHands:
+    """What all inboxes of a lane work with."""
+
+    producer: Producer
+    letters: LetterInbox
+    dead: DeadOrders
 
 
 Running = list[tuple[OrderedInbox, Task[None]]]
@@ -147,33 +158,38 @@ async def open_lane(parts: AsyncExitStack, shared: Shared, options: LaneOptions)
     schedule = Schedule(lane, options.delays)
     retries = KafkaRetries(producer, schedule.tiers, shared.metrics)
     defer = DeferLetter(retries, ledger, events, clock=system_clock, schedule=schedule)
-    letters = LetterInbox(options.read, deliver, defer, shared.metrics)
+    hands = LaneHands(
+        producer,
+        LetterInbox(options.read, deliver, defer, shared.metrics),
+        DeadOrders(lane, BuryLetter(events, clock=system_clock), shared.metrics),
+    )
     in_turn = 4 * options.slots
     turns = Semaphore(in_turn)
     inboxes = [
-        lane_inbox(shared, producer, letters, lane, in_turn),
-        *(tier_inbox(shared, producer, letters, tier, turns) for tier in schedule.tiers),
+        lane_inbox(shared, hands, lane, in_turn),
+        *(tier_inbox(shared, hands, tier, turns) for tier in schedule.tiers),
     ]
     return [(inbox, await parts.enter_async_context(inbox_running(inbox))) for inbox in inboxes]
 
 
-def lane_inbox(shared: Shared, producer: Producer, letters: LetterInbox, lane: Lane, in_turn: int) -> OrderedInbox:
+def lane_inbox(shared: Shared, hands: LaneHands, lane: Lane, in_turn: int) -> OrderedInbox:
     """Return the inbox of a lane's orders, so many of which are tried at once."""
     return OrderedInbox(
         shared.settings,
         group=GROUPS[lane],
         topic=TOPICS[lane],
-        handle=letters,
-        producer=producer,
+        handle=hands.letters,
+        producer=hands.producer,
         metrics=shared.inbox_metrics,
         health=shared.health,
         options=InboxOptions(drain_grace=shared.settings.drain_grace, concurrency=in_turn),
+        on_dead=hands.dead,
     )
 
 
-def tier_inbox(shared: Shared, producer: Producer, letters: LetterInbox, tier: Tier, turns: Semaphore) -> OrderedInbox:
+def tier_inbox(shared: Shared, hands: LaneHands, tier: Tier, turns: Semaphore) -> OrderedInbox:
     """Return the inbox of a tier; what can never be mailed goes to the dead letters of its lane, where people look."""
-    waits = TierInbox(tier, letters, turns=turns, clock=system_clock)
+    waits = TierInbox(tier, hands.letters, turns=turns, clock=system_clock)
     options = InboxOptions(
         window=IN_HAND,
         concurrency=IN_HAND,
@@ -186,10 +202,11 @@ def tier_inbox(shared: Shared, producer: Producer, letters: LetterInbox, tier: T
         group=tier_group(tier),
         topic=tier_topic(tier),
         handle=waits,
-        producer=producer,
+        producer=hands.producer,
         metrics=shared.inbox_metrics,
         health=shared.health,
         options=options,
+        on_dead=hands.dead,
     )
 
 

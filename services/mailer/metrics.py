@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 LANES = ("otp", "notice")
-OUTCOMES = ("handed_over", "refused", "dropped")
+OUTCOMES = ("handed_over", "refused", "dropped", "dead_lettered")
 WISHES = ("extended", "withdrawn", "stale")
 ATTEMPT_RESULTS = ("accepted", "deferred", "refused", "connect_error", "cut", "no_reply", "not_wanted")
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from services.chassis.dead_letter import DeadKind
 from services.chassis.errors import Kind, ServiceError, Words
-from services.mailer.rules.letter import Message, Order, Rendered
+from services.mailer.rules.letter import Lane, Message, Rendered
 from services.mailer.rules.outcome import Deferred, DropReason, HandedOver, NoReply, Outcome, Refused
 from services.mailer.rules.schedule import Retry
 from services.mailer.rules.wish import Wish
@@ -46,6 +47,11 @@ class MovedOn(Exception):
 
 class Unreadable(Exception):
     """No retry can mend this order; its text is for people, without personal data."""
+
+    def __init__(self, why: str, kind: DeadKind = DeadKind.IMPOSSIBLE) -> None:
+        """Say why, in a sentence and in a word."""
+        super().__init__(why)
+        self.kind = kind
 
 
 class NoLongerWanted(Exception):
@@ -183,10 +189,30 @@ class Ledger(Protocol):
         """Return what the owner said of a letter so far. `claim` tells it too, in the same round trip."""
 
 
+class Letter(Protocol):
+    """Which letter, and so whose; an `Order` is one."""
+
+    @property
+    def lane(self) -> Lane:
+        """Road of its owner."""
+
+    @property
+    def owner_id(self) -> str:
+        """Challenge id or notice id."""
+
+    @property
+    def generation(self) -> int:
+        """Of a code; 1 for a notice."""
+
+    @property
+    def id(self) -> str:
+        """One per letter, over all its repeats."""
+
+
 class EventSink(Protocol):
     """Tells the owner of a letter what became of it."""
 
-    async def announce(self, order: Order, news: Outcome | Deferred) -> None:
+    async def announce(self, letter: Letter, news: Outcome | Deferred) -> None:
         """Publish on the lane's own topic and wait for the acknowledgement.
 
         Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.chassis.settings import HostPort, KafkaSettings, Profile, demand
@@ -16,6 +16,7 @@ from services.chassis.settings import HostPort, KafkaSettings, Profile, demand
 MAILBOX = r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,250}$"  # RFC 5321 without quotes and literals
 
 MOST_TIERS = 8  # each is a topic, a group and a consumer of every mailer
+LONGEST_DELAY = timedelta(hours=24)  # nobody hears of a letter meanwhile; and what is patient for 48 h is tried twice
 
 
 def _printable(text: str) -> str:
@@ -33,23 +34,21 @@ def _zone(name: str) -> str:
 
 
 def _delays(text: object) -> object:
-    return tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else text
-
-
-def _rising(delays: tuple[timedelta, ...]) -> tuple[timedelta, ...]:
-    if any(not delay or delay % timedelta(seconds=1) for delay in delays):
-        raise ValueError("are whole seconds, from PT1S on")
+    if not isinstance(text, str):
+        return text
+    try:
+        delays = tuple(TypeAdapter(timedelta).validate_python(part.strip()) for part in text.split(","))
+    except ValidationError as error:
+        raise ValueError("must be ISO 8601, such as PT1S,PT1M") from error
+    if any(not timedelta(0) < delay <= LONGEST_DELAY or delay % timedelta(seconds=1) for delay in delays):
+        raise ValueError("each must be whole seconds, from PT1S to PT24H")
     if any(later <= sooner for sooner, later in pairwise(delays)):
         raise ValueError("must rise")
     return delays
 
 
 Delays = Annotated[
-    tuple[Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(hours=24))], ...],
-    NoDecode,
-    BeforeValidator(_delays),
-    AfterValidator(_rising),
-    Field(min_length=1, max_length=MOST_TIERS),
+    tuple[timedelta, ...], NoDecode, BeforeValidator(_delays), Field(min_length=1, max_length=MOST_TIERS)
 ]
 """ISO 8601, separated by commas: of each a tier, and its topic."""
 Printable = Annotated[str, AfterValidator(_printable)]

@@ -1,1 +1,1 @@
-"""The ordered inbox under kills: workers and a broker that die, and a count of every record."""
+"""The ordered inbox and the mailer under kills: processes and a broker that die, and a count of every record."""

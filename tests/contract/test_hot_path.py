@@ -10,6 +10,7 @@ IMPORTED_BY = {
     "kafka": {  # kafka-python: every event is published by it; lagwatch measures with it
         "services.chassis.kafka_client",
         "services.chassis.kafka_producer",
+        "services.chassis.kafka_rights",  # asks before a consumer starts whether it would be let in
         "services.lagwatch.outbound.kafka_failures",
         "services.lagwatch.outbound.kafka_heads",
         "services.lagwatch.outbound.kafka_offsets",
@@ -31,6 +32,7 @@ IMPORTED_BY = {
         "services.chassis.grpc_gate",
         "services.chassis.grpc_server",
         "services.chassis.ordered_inbox",
+        "services.chassis.partition_pauses",
         "services.chassis.telemetry",
         "services.dossier.__main__",
         "services.dossier.inbound.grpc_api",

@@ -11,6 +11,7 @@ from kip.otp.v1 import otp_events_pb2
 from pydantic import TypeAdapter
 
 from deploy.create_topics import CONSUMED, TIERS, TOPICS
+from deploy.kafka_acls import OPERATOR, rights
 from services.chassis.events import Envelope
 from services.chassis.ordered_inbox import WINDOW
 from services.dossier.inbound import kafka_inbox as dossier_inbox
@@ -26,6 +27,7 @@ from services.otp.inbound import kafka_inbox as otp_inbox
 from services.otp.outbound.kafka_events import CODE_REQUESTED
 from services.otp.outbound.kafka_queue import MAILER_GROUP
 from services.otp.rules import outlook
+from tests.quality.rights_table import stated_rights
 from tests.quality.source_code import ROOT, SERVICES, quoted, service_modules, table_with, texts
 
 TOPIC = re.compile(r"\b(?!kip\.)[a-z]+(?:\.[a-z0-9-]+)+\.v\d+\b")
@@ -97,6 +99,17 @@ def test_the_groups_of_the_code_are_those_of_the_catalogue() -> None:
     assert consumed_by_the_code() == {(quoted(row["to (group)"])[0], name) for name, row in LIVING.items()}
 
 
+def test_the_rights_that_are_given_are_those_that_the_page_states() -> None:
+    assert rights() == stated_rights()
+
+
+def test_the_users_of_the_rights_are_those_of_the_manifests() -> None:
+    environments = (ROOT / "deploy/k8s/base").glob("*.env")
+    named = {name for file in environments for name in re.findall(r"_KAFKA_USER=(\S+)", file.read_text())}
+
+    assert {right.user for right in rights()} == named | {OPERATOR}  # people have no manifest
+
+
 def test_every_consumed_topic_has_a_place_for_its_dead_letters() -> None:
     own_place = {topic.name for topic in CONSUMED}  # the dead letters of a tier go to those of its lane
 
@@ -140,7 +153,7 @@ def test_the_headers_of_the_catalogue_are_those_of_records_and_dead_letters() ->
     now = datetime(2026, 11, 25, tzinfo=UTC)
     trace = {"traceparent": "00", "tracestate": "a=b"}
     envelope = Envelope("topic", b"", b"", "kip.otp.v1.X", "otp", "subject", now, expires=now, trace=trace)
-    buried = texts(service_modules()["services.chassis.ordered_inbox"])
+    buried = texts(service_modules()["services.chassis.dead_letter"])
 
     retried = {kafka_retries.NOT_BEFORE} | {
         text for text in texts(service_modules()[kafka_retries.__name__]) if re.fullmatch(r"retry-[a-z]+", text)

@@ -6,12 +6,15 @@ import os
 
 import pytest
 
+from deploy.create_topics import TopicsSettings
 from deploy.dev.process_table import PROCESSES, ProcessSpec, filled, fixed_ports
-from services.chassis.settings import Profile, read_settings
+from deploy.kafka_acls import AclsSettings
+from services.chassis.settings import KafkaSettings, Profile, read_settings
 from tests.quality import settings_tables
 from tests.quality.settings_tables import settings_of, table_of, with_table
 from tests.quality.source_code import SERVICES
 
+REQUIRED = {"redis_url": "redis://redis", "database_url": "postgresql://db/kip", "relay_address": "relay:25"}
 OURS = [spec for spec in PROCESSES if spec.module.startswith("services.")]
 
 
@@ -60,6 +63,30 @@ def test_a_laptop_gives_a_service_settings_that_it_knows_and_accepts(
         pytest.fail(capsys.readouterr().err)
 
     assert settings.model_dump()["profile"] is Profile.LAPTOP
+
+
+@pytest.mark.parametrize("kind", [*map(settings_of, SERVICES), TopicsSettings, AclsSettings], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("lacking", ["KAFKA_TLS", "KAFKA_USER"])
+def test_whoever_reaches_kafka_outside_a_laptop_must_come_with_tls_and_a_name(
+    kind: type[KafkaSettings], lacking: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = str(kind.model_config["env_prefix"])
+    told = {"KAFKA_BROKERS": "kafka:9093", "KAFKA_TLS": "true", "KAFKA_USER": "somebody", "KAFKA_PASSWORD": "made-up"}
+    del told[lacking]
+    if lacking == "KAFKA_USER":
+        del told["KAFKA_PASSWORD"]
+    for name in [name for name in os.environ if name.startswith(prefix)]:
+        monkeypatch.delenv(name)
+    for name, field in kind.model_fields.items():
+        if field.is_required():
+            monkeypatch.setenv(prefix + name.upper(), REQUIRED.get(name, "somewhere"))
+    for name, value in told.items():
+        monkeypatch.setenv(prefix + name, value)
+
+    with pytest.raises(SystemExit):
+        read_settings(kind)
+
+    assert f"{lacking.lower()} must be set outside a laptop" in capsys.readouterr().err
 
 
 def test_the_laptop_starts_every_service() -> None:

@@ -11,7 +11,17 @@ from datetime import datetime, timedelta
 
 from deploy.dev.inbox.behaviour import Action, Behaviour, Rule, Stage, parse_rules
 from services.chassis.clock import Clock
-from services.mailer.ports import Carried, Checkpoints, LedgerAway, MovedOn, Owner, Seen, TakenOver, TryAgain
+from services.mailer.ports import (
+    Carried,
+    Checkpoints,
+    LedgerAway,
+    Letter,
+    MovedOn,
+    Owner,
+    Seen,
+    TakenOver,
+    TryAgain,
+)
 from services.mailer.rules.letter import CodeRecipe, Lane, Message, Order, PrivatePart, Rendered
 from services.mailer.rules.outcome import Deferred, HandedOver, NoReply, Outcome, Refused
 from services.mailer.rules.schedule import Retry
@@ -299,15 +309,15 @@ class RecordingEvents:
         self.deferred: list[tuple[str, Deferred]] = []
         self.failures_left = 0
 
-    async def announce(self, order: Order, news: Outcome | Deferred) -> None:
+    async def announce(self, letter: Letter, news: Outcome | Deferred) -> None:
         """Implements `EventSink`."""
         if self.failures_left:
             self.failures_left -= 1
             raise TryAgain("no broker")
         if isinstance(news, Deferred):
-            self.deferred.append((order.id, news))
+            self.deferred.append((letter.id, news))
         else:
-            self.announced.append((order.id, news))
+            self.announced.append((letter.id, news))
 
 
 class RetriesInMemory:

@@ -12,6 +12,7 @@ from kip.mailer.v1 import notice_events_pb2
 
 from services.chassis.clock import Clock
 from services.chassis.events import Envelope
+from services.chassis.kafka_client import Trouble
 from services.chassis.kafka_producer import BrokerAway, Producer
 from services.chassis.keyring import Keyring, UnknownKey
 from services.dossier.ports import NotAnnounced, WaitingNotice
@@ -19,6 +20,11 @@ from services.dossier.rules.notice import NoticeWish
 
 NOTICE_REQUESTED = "notice.requested.v1"
 SEALED_NOTICE = "kip.mailer.v1.SealedNotice"
+HALTED_BY = {
+    Trouble.BROKER_AWAY: "kafka",
+    Trouble.BROKER_UNTRUSTED: "broker_untrusted",
+    Trouble.DENIED: "denied",
+}
 GENERATION = "1"  # a notice has one; it stands in the seal because codes have more
 
 
@@ -50,7 +56,7 @@ class KafkaEvents:
             )
             await self._producer.publish(envelope, within=self._within)
         except BrokerAway as error:
-            raise NotAnnounced("kafka") from error
+            raise NotAnnounced(HALTED_BY[error.trouble]) from error
         except UnknownKey as error:
             raise NotAnnounced("keys") from error
 

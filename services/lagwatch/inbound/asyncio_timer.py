@@ -28,14 +28,15 @@ async def measure_for_ever(
     log = structlog.get_logger()
     health.part(FIRST_MEASUREMENT, ready=False)
     last: frozenset[Reason] | None = None
+    was_ready = False
     while True:
         started_at, started = clock(), time.monotonic()
         failures = await _measured(measure)
         took = timedelta(seconds=time.monotonic() - started)
         is_whole = not any(failure.is_blind for failure in failures)
         metrics.polled(started_at, took, failures, is_whole=is_whole)
-        if is_whole:
-            health.part(FIRST_MEASUREMENT, ready=True)
+        was_ready = was_ready or is_whole
+        health.part(FIRST_MEASUREMENT, ready=was_ready, why="" if was_ready else ", ".join(sorted(failures)))
         if failures != last:  # once per change: an hour of the same outage is one line
             say = log.warning if failures else log.info
             say("queues_measured", missing=sorted(failures), took_s=round(took.total_seconds(), 3))

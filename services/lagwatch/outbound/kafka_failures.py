@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from kafka import errors
 
+from services.chassis.kafka_client import Trouble, trouble_of
 from services.lagwatch.ports import Reason
 
 K = TypeVar("K", bound=Hashable)
@@ -15,8 +16,9 @@ V = TypeVar("V")
 KAFKA_ERRORS = (errors.KafkaError, OSError)
 """What a call of kafka-python may raise without being at fault itself."""
 
+REFUSED = {Trouble.DENIED: Reason.DENIED, Trouble.BROKER_UNTRUSTED: Reason.BROKER_UNTRUSTED}
+
 REASONS: tuple[tuple[tuple[type[Exception], ...], Reason], ...] = (
-    ((errors.AuthorizationError, errors.SaslAuthenticationFailedError), Reason.DENIED),
     ((errors.UnknownTopicOrPartitionError, errors.InvalidTopicError), Reason.TOPIC_UNKNOWN),
     (
         (
@@ -34,7 +36,8 @@ REASONS: tuple[tuple[tuple[type[Exception], ...], Reason], ...] = (
 
 def reason_of(error: Exception, otherwise: Reason) -> Reason:
     """Return what an error means for who asked; `otherwise` when it says no more than that it did not work."""
-    return next((reason for kinds, reason in REASONS if isinstance(error, kinds)), otherwise)
+    refused = REFUSED.get(trouble_of(error))
+    return refused or next((reason for kinds, reason in REASONS if isinstance(error, kinds)), otherwise)
 
 
 def asked_together(

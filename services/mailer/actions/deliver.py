@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from weakref import WeakValueDictionary
 
 from services.chassis.clock import Clock
+from services.chassis.dead_letter import DeadKind
 from services.chassis.keyring import Keyring, SealBroken, UnknownKey, digits
 from services.chassis.retry import patiently
 from services.mailer.ports import (
@@ -124,9 +125,8 @@ class DeliverLetter:
         except UnknownKey as error:
             raise TryAgain(f"seal key {error.kid!r} is not rolled out to the mailer") from error
         except SealBroken as error:
-            raise Unreadable(
-                "the sealed part does not open: sealed for another letter, or changed on the way"
-            ) from error
+            why = "the sealed part does not open: sealed for another letter, or changed on the way"
+            raise Unreadable(why, DeadKind.SEAL_BROKEN) from error
 
     def _code_parameters(self, order: Order) -> dict[str, str]:
         recipe = order.code

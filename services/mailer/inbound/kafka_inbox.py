@@ -12,15 +12,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import notice_events_pb2
 from kip.otp.v1 import otp_events_pb2
 
+from services.chassis.dead_letter import DeadKind
 from services.chassis.keyring import MOST_DIGITS, Keyring, Seal, SealBroken
 from services.chassis.ordered_inbox import Poison, Record
+from services.mailer.actions.bury import BuryLetter
 from services.mailer.actions.defer import DeferLetter
 from services.mailer.actions.deliver import DeliverLetter
 from services.mailer.actions.heed import HeedWish
 from services.mailer.metrics import MailerMetrics
 from services.mailer.outbound.kafka_retries import ATTEMPT
 from services.mailer.ports import Carried, MovedOn, Owner, TryAgain, Unreadable
-from services.mailer.rules.letter import LOCALES, CodeRecipe, Lane, Order, PrivatePart, letter_id_of
+from services.mailer.rules.letter import LOCALES, CodeRecipe, Lane, LetterName, Order, PrivatePart, letter_id_of
 from services.mailer.rules.outcome import Dropped, HandedOver, Outcome
 from services.mailer.rules.wish import LATEST, Wish
 
@@ -71,7 +73,7 @@ class LetterInbox:
         try:
             outcome = await self._deliver(order, owner)
         except Unreadable as error:
-            raise Poison(str(error)) from error
+            raise Poison(str(error), error.kind) from error
         except MovedOn:
             return
         except TryAgain as why:
@@ -100,6 +102,43 @@ def _attempt(record: Record) -> int:
 
 def _carried(record: Record) -> Carried:
     return Carried(record.topic, record.partition, record.offset, record.key, record.value, record.headers)
+
+
+class DeadOrders:
+    """Turns records of one lane that became dead letters into letters, and lets their owners know."""
+
+    def __init__(self, lane: Lane, bury: BuryLetter, metrics: MailerMetrics) -> None:
+        """Count each, whether or not somebody could be told."""
+        self._lane = lane
+        self._bury = bury
+        self._metrics = metrics
+
+    async def __call__(self, record: Record, _kind: DeadKind) -> None:
+        """Take in one record that is in the dead letters by now.
+
+        Raises:
+            TryAgain: its owner was not told.
+        """
+        letter = owner_of(self._lane, record)
+        if letter is not None:
+            await self._bury(letter)
+        self._metrics.letters.labels(self._lane, "dead_lettered").inc()
+
+
+def owner_of(lane: Lane, record: Record) -> LetterName | None:
+    """Return which letter an order asks for, also when nothing else of it can be read; `None` when it does not say.
+
+    It says so in its value and in its key, and rubbish that happens to decode does not say the same twice.
+    """
+    try:
+        if lane is Lane.OTP:
+            code = otp_events_pb2.CodeRequested.FromString(record.value)
+            letter = LetterName(lane, code.challenge_id, code.generation)
+        else:
+            letter = LetterName(lane, notice_events_pb2.NoticeRequested.FromString(record.value).notice_id, 1)
+    except DecodeError:
+        return None
+    return letter if letter.generation and letter.owner_id and letter.owner_id.encode() == record.key else None
 
 
 class WantedInbox:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jinja2
 
+from services.chassis.dead_letter import DeadKind
 from services.mailer.ports import Unreadable
 from services.mailer.rules.letter import LOCALES, Rendered
 
@@ -51,11 +52,12 @@ class JinjaTexts:
         """Implements `Texts`."""
         templates = self._letters.get(letter)
         if templates is None:
-            raise Unreadable(f"no letter is called {letter[:40]!r}; known: {', '.join(self._letters)}")
+            why = f"no letter is called {letter[:40]!r}; known: {', '.join(self._letters)}"
+            raise Unreadable(why, DeadKind.UNKNOWN_TEMPLATE)
         try:
             return {
                 locale: Rendered(subject.render(parameters).strip(), text.render(parameters), html.render(parameters))
                 for locale, (subject, text, html) in templates.items()
             }
         except jinja2.UndefinedError as error:
-            raise Unreadable(f"letter {letter}: {error.message}") from error
+            raise Unreadable(f"letter {letter}: {error.message}", DeadKind.MISSING_PARAMETER) from error

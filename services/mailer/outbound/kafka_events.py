@@ -10,14 +10,15 @@ from kip.mailer.v1 import mail_events_pb2
 from services.chassis.clock import Clock
 from services.chassis.events import Envelope, current_trace
 from services.chassis.kafka_producer import BrokerAway, Producer
-from services.mailer.ports import TryAgain
-from services.mailer.rules.letter import Lane, Order
+from services.mailer.ports import Letter, TryAgain
+from services.mailer.rules.letter import Lane
 from services.mailer.rules.outcome import Deferred, Dropped, DropReason, HandedOver, Outcome, Refused
 
 MAIL_DELIVERY = {Lane.OTP: "mail.delivery.otp.v1", Lane.NOTICE: "mail.delivery.notice.v1"}
 DROP_REASONS = {
     DropReason.DEADLINE: mail_events_pb2.DROP_REASON_DEADLINE,
     DropReason.WITHDRAWN: mail_events_pb2.DROP_REASON_WITHDRAWN,
+    DropReason.DEAD_LETTERED: mail_events_pb2.DROP_REASON_DEAD_LETTERED,
 }
 PUBLISH_WITHIN = timedelta(seconds=10)
 
@@ -30,19 +31,19 @@ class KafkaEvents:
         self._producer = producer
         self._clock = clock
 
-    async def announce(self, order: Order, news: Outcome | Deferred) -> None:
+    async def announce(self, letter: Letter, news: Outcome | Deferred) -> None:
         """Implements `EventSink`."""
-        event = _event(order, news)
+        event = _event(letter, news)
         event.published_at.FromDatetime(self._clock())
         envelope = Envelope(
-            topic=MAIL_DELIVERY[order.lane],
-            key=order.owner_id.encode(),
+            topic=MAIL_DELIVERY[letter.lane],
+            key=letter.owner_id.encode(),
             value=event.SerializeToString(),
             type="kip.mailer.v1.MailDelivery",
             source="mailer",
-            subject=order.owner_id,
+            subject=letter.owner_id,
             time=news.at,
-            id=_id(order, news),
+            id=_id(letter, news),
             trace=current_trace(),
         )
         try:
@@ -51,16 +52,23 @@ class KafkaEvents:
             raise TryAgain("the broker does not take the delivery event") from error
 
 
-def _id(order: Order, news: Outcome | Deferred) -> str:
-    """Return the same for a repeat: of outcomes each letter has one, of deferrals one for each attempt."""
-    told = f"{order.id}.{type(news).__name__}"
-    return f"{told}.{news.attempt}" if isinstance(news, Deferred) else told
+def _id(letter: Letter, news: Outcome | Deferred) -> str:
+    """Return the same for a repeat: of outcomes each letter has one, of deferrals one for each attempt.
+
+    A dead letter that was put back may still be dropped late, so that it died is told by a word of its own.
+    """
+    match news:
+        case Deferred():
+            return f"{letter.id}.Deferred.{news.attempt}"
+        case Dropped(reason=DropReason.DEAD_LETTERED):
+            return f"{letter.id}.DeadLettered"
+    return f"{letter.id}.{type(news).__name__}"
 
 
-def _event(order: Order, news: Outcome | Deferred) -> mail_events_pb2.MailDelivery:
+def _event(letter: Letter, news: Outcome | Deferred) -> mail_events_pb2.MailDelivery:
     event = mail_events_pb2.MailDelivery(
-        owner_id=order.owner_id,
-        generation=order.generation,
+        owner_id=letter.owner_id,
+        generation=letter.generation,
         at=_timestamp(news.at),
         source=mail_events_pb2.SOURCE_SMTP_REPLY,
     )

@@ -1,10 +1,10 @@
-"""One relay over aiosmtplib: a pool of connections, each transaction by its stages.
+"""One relay: a pool of connections, each transaction by its stages.
 
-aiosmtplib's own `sendmail` hides at which stage a transaction broke, and its `data` hides whether the body left; both
-decide everything: before the body a letter can be sent again at once; after it, only a 4xx or 5xx says that it was not
-taken, and anything else says nothing. So the stages are called one by one. A connection goes back to the pool only
-after a clean reply; after anything else (a cut, a time-out, a cancel, a reply too many) it is closed, because a late
-reply would be taken for the answer to the next command.
+At which stage a transaction broke decides everything: before the body a letter can be sent again at once; after it,
+only a 4xx or 5xx says that it was not taken, and anything else says nothing. So the stages are called one by one. A
+connection goes back to the pool only after a clean reply; after anything else (a cut, a time-out, a cancel, a reply
+too many) it is closed, because a late reply would be taken for the answer to the next command. A connection that
+rested may be closed at the other end by now: if that shows at `MAIL`, the letter goes out at once on a new one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,8 +26,8 @@ import aiosmtplib
 import structlog
 
 from services.chassis.clock import Clock
-from services.chassis.settings import split_host_port
 from services.mailer.metrics import MailerMetrics
+from services.mailer.outbound.smtp_connection import ClosedMeanwhile, SmtpConnection
 from services.mailer.ports import Checkpoints, NoLongerWanted, TryAgain
 from services.mailer.rules.letter import Lane, Message
 from services.mailer.rules.outcome import HandedOver, NoReply, Refused
@@ -51,13 +51,6 @@ class Relay:
     """STARTTLS is demanded, and the certificate checked with this; `None` = in clear, on a laptop."""
     user: str | None = None
     password: str | None = field(default=None, repr=False)
-
-
-@dataclass(slots=True)
-class _Connection:
-    client: aiosmtplib.SMTP
-    mails: int = 0
-    idle_since: float = 0.0
 
 
 class SmtpGateway:
@@ -95,7 +88,7 @@ class SmtpGateway:
         self._idle_s = idle_s
         self._clock = clock
         self._metrics = metrics
-        self._idle: list[_Connection] = []
+        self._idle: list[SmtpConnection] = []
         self._durations: deque[float] = deque([0.05], maxlen=REMEMBERED)
         metrics.slots.labels(lane).set(slots)
         metrics.slots_in_use.labels(lane).set(0)
@@ -104,18 +97,11 @@ class SmtpGateway:
         """Implements `MailGateway`."""
         async with self._slot():
             await checkpoints.still_wanted()
-            connection = await self._connected()
-            started = monotonic()
-            result: HandedOver | Refused | NoReply | None = None
-            try:
-                result = await self._transact(connection.client, message, checkpoints)
-            finally:
-                clean = isinstance(result, HandedOver)
-                self._release(connection, clean=clean)
-                if clean:
-                    self._durations.append(monotonic() - started)
-                    self._metrics.transaction.labels(self._lane).observe(monotonic() - started)
-            return result
+            kept = self._kept()
+            if kept is not None:
+                with suppress(ClosedMeanwhile):
+                    return await self._send_on(kept, message, checkpoints)
+            return await self._send_on(await self._connect(), message, checkpoints)
 
     async def imitate(self, checkpoints: Checkpoints) -> HandedOver:
         """Implements `MailGateway`."""
@@ -128,14 +114,28 @@ class SmtpGateway:
     async def close(self) -> None:
         """Say good-bye on every idle connection."""
         while self._idle:
-            connection = self._idle.pop()
-            connection.client.close()
+            self._idle.pop().say_good_bye()
+
+    async def _send_on(
+        self, connection: SmtpConnection, message: Message, checkpoints: Checkpoints
+    ) -> HandedOver | Refused | NoReply:
+        started = monotonic()
+        result: HandedOver | Refused | NoReply | None = None
+        try:
+            result = await self._transact(connection, message, checkpoints)
+        finally:
+            clean = isinstance(result, HandedOver)
+            self._release(connection, clean=clean)
+            if clean:
+                self._durations.append(monotonic() - started)
+                self._metrics.transaction.labels(self._lane).observe(monotonic() - started)
+        return result
 
     async def _transact(
-        self, client: aiosmtplib.SMTP, message: Message, checkpoints: Checkpoints
+        self, connection: SmtpConnection, message: Message, checkpoints: Checkpoints
     ) -> HandedOver | Refused | NoReply:
-        refused = await self._before_body(client, client.mail(message.sender)) or await self._before_body(
-            client, client.rcpt(message.recipient)
+        refused = await self._before_body(connection, connection.mail(message.sender)) or await self._before_body(
+            connection, connection.rcpt(message.recipient)
         )
         if refused is not None:
             return refused
@@ -144,32 +144,31 @@ class SmtpGateway:
         except NoLongerWanted:
             self._count("not_wanted")
             raise
-        refused = await self._before_body(client, _open_data(client))
+        refused = await self._before_body(connection, connection.data())
         if refused is not None:
             return refused
         body_started_at = self._clock()
         await checkpoints.handing_over(body_started_at)
-        return await self._body(client, message, body_started_at)
+        return await self._body(connection, message, body_started_at)
 
-    async def _before_body(self, client: aiosmtplib.SMTP, command: Awaitable[object]) -> Refused | None:
+    async def _before_body(self, connection: SmtpConnection, command: Awaitable[None]) -> Refused | None:
         """Await a command; nothing has left when it fails, or when more was said than it asked for."""
         try:
             await command
+            connection.demand_in_step()
         except aiosmtplib.SMTPResponseException as said:
             return self._said_no(said.code, said.message) or self._broke_off(said)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             return self._broke_off(error)
-        return None if _in_step(client) else self._broke_off(ConnectionAbortedError())
+        return None
 
     async def _body(
-        self, client: aiosmtplib.SMTP, message: Message, body_started_at: datetime
+        self, connection: SmtpConnection, message: Message, body_started_at: datetime
     ) -> HandedOver | Refused | NoReply:
-        protocol = client.protocol
-        if protocol is None or not protocol.is_connected:
-            return self._broke_off(ConnectionResetError())
+        if not connection.in_step:
+            self._broke_off(ConnectionResetError())
         try:
-            protocol.write(_stuffed(message.octets) + b".\r\n")
-            code, text = await protocol.read_response(timeout=self._reply_timeout_s)
+            code, text = await connection.body(message.octets, timeout_s=self._reply_timeout_s)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             return self._no_reply(message, body_started_at, type(error).__name__)
         if code != aiosmtplib.SMTPStatus.completed:
@@ -204,41 +203,34 @@ class SmtpGateway:
         self._count("no_reply")
         return NoReply(body_started_at)
 
-    async def _connected(self) -> _Connection:
+    def _kept(self) -> SmtpConnection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.client.is_connected and monotonic() - connection.idle_since < self._idle_s:
+            if connection.in_step and monotonic() - connection.idle_since < self._idle_s:
                 return connection
-            connection.client.close()
-        return _Connection(await self._connect())
+            connection.say_good_bye()
+        return None
 
-    async def _connect(self) -> aiosmtplib.SMTP:
+    async def _connect(self) -> SmtpConnection:
         relay = self._relay
-        host, port = split_host_port(relay.address)
-        client = aiosmtplib.SMTP(
-            hostname=host,
-            port=port,
-            timeout=self._command_timeout_s,
-            start_tls=relay.tls is not None,
-            tls_context=relay.tls,
-            username=relay.user,
-            password=relay.password,
-        )
+        login = None if relay.user is None else (relay.user, relay.password or "")
         try:
-            await client.connect()
+            return await SmtpConnection.opened(
+                relay.address, tls=relay.tls, login=login, timeout_s=self._command_timeout_s
+            )
         except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
-            client.close()
             self._count("connect_error")
             raise TryAgain(f"the relay cannot be reached: {type(error).__name__}") from error
-        return client
 
-    def _release(self, connection: _Connection, *, clean: bool) -> None:
+    def _release(self, connection: SmtpConnection, *, clean: bool) -> None:
         connection.mails += 1
-        if clean and _in_step(connection.client) and connection.mails < MAILS_PER_CONNECTION:
+        if not clean:
+            connection.close()
+        elif connection.in_step and connection.mails < MAILS_PER_CONNECTION:
             connection.idle_since = monotonic()
             self._idle.append(connection)
         else:
-            connection.client.close()
+            connection.say_good_bye()
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -264,20 +256,3 @@ def relay_tls(ca_file: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise ValueError(f"{ca_file} holds no certificate of an authority: {error.strerror or error}") from error
-
-
-async def _open_data(client: aiosmtplib.SMTP) -> None:
-    reply = await client.execute_command(b"DATA")
-    if reply.code != aiosmtplib.SMTPStatus.start_input:
-        raise aiosmtplib.SMTPDataError(reply.code, reply.message)
-
-
-def _stuffed(octets: bytes) -> bytes:
-    """Double each dot at the start of a line (RFC 5321 §4.5.2); lines end with CRLF already."""
-    return (b"\r\n" + octets).replace(b"\r\n.", b"\r\n..").removeprefix(b"\r\n")
-
-
-def _in_step(client: aiosmtplib.SMTP) -> bool:
-    """Say whether the next reply will be to the next command: nothing has been read beyond the last one."""
-    protocol = client.protocol
-    return protocol is not None and protocol.is_connected and not protocol._buffer  # noqa: SLF001 - nobody else can tell

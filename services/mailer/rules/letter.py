@@ -84,6 +84,20 @@ def letter_id_of(owner_id: str, generation: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterName:
+    """Which letter, when that is all that is known of it."""
+
+    lane: Lane
+    owner_id: str
+    generation: int
+
+    @property
+    def id(self) -> str:
+        """One per letter, over all its repeats."""
+        return letter_id_of(self.owner_id, self.generation)
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """The words of a letter in one language."""
 

@@ -12,6 +12,8 @@ class DropReason(StrEnum):
 
     DEADLINE = "deadline"
     WITHDRAWN = "withdrawn"
+    DEAD_LETTERED = "dead_lettered"
+    """It can never be mailed as it is; it lies in a dead-letter topic, and people may put it back."""
 
 
 @dataclass(frozen=True, slots=True)

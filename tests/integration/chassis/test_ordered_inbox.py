@@ -7,16 +7,18 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from deploy.create_topics import Topic, create_topics, laptop
 from deploy.dev.kafka_broker import KafkaBroker
+from services.chassis.dead_letter import DeadKind
 from services.chassis.errors import Kind, ServiceError, Words
 from services.chassis.kafka_producer import BrokerAway, Producer, producing
 from services.chassis.ordered_inbox import (
@@ -108,7 +110,7 @@ class Post:
             await self._producer.write(self.topic, key, value, [("ce_id", value)], within=PUBLISH_WITHIN)
 
     @asynccontextmanager
-    async def read_by(self, reader: Reader, **options: Any) -> AsyncIterator[OrderedInbox]:
+    async def read_by(self, reader: Reader, *, on_dead: Any = None, **options: Any) -> AsyncIterator[OrderedInbox]:
         """Run an inbox."""
         inbox = OrderedInbox(
             laptop(self.brokers),
@@ -119,6 +121,7 @@ class Post:
             metrics=self._metrics,
             health=self.health,
             options=replace(InboxOptions(drain_grace=timedelta(seconds=5)), **options),
+            on_dead=on_dead,
         )
         async with inbox_running(inbox):
             yield inbox
@@ -140,11 +143,11 @@ class Post:
         finally:
             admin.close()
 
-    def dead_letters(self) -> list[Any]:
+    def dead_letters(self, lie_in: str | None = None) -> list[Any]:
         """Return every dead letter."""
         consumer = KafkaConsumer(bootstrap_servers=[self.brokers], group_id=None)
         try:
-            partition = TopicPartition(f"{self.topic}.dead", 0)
+            partition = TopicPartition(lie_in or f"{self.topic}.dead", 0)
             consumer.assign([partition])
             consumer.seek_to_beginning()
             end = consumer.end_offsets([partition])[partition]
@@ -215,12 +218,18 @@ async def test_poison_is_buried_with_its_headers_and_the_partition_goes_on(post:
 
     (dead,) = await asyncio.to_thread(post.dead_letters)
     assert (dead.key, dead.value) == (b"key", b"poison 1")
-    assert dict(dead.headers) == {
+    headers = dict(dead.headers)
+    at = datetime.fromisoformat(headers.pop("dead-at").decode())
+    assert abs(datetime.now(UTC) - at) < timedelta(minutes=5)
+    assert headers == {
         "ce_id": b"poison 1",
         "dead-topic": post.topic.encode(),
         "dead-partition": b"0",
         "dead-offset": b"1",
+        "dead-group": post.group.encode(),
+        "dead-kind": b"undecodable",
         "dead-reason": b"nobody can read this",
+        "dead-times": b"1",
     }
     assert (post.count("handled"), post.count("dead_lettered")) == (2, 1)
     assert reader.tried.count(b"poison 1") == 1, "it is not tried again"
@@ -235,8 +244,47 @@ async def test_a_handler_with_a_bug_is_tried_five_times_and_then_buried_without_
 
     (dead,) = await asyncio.to_thread(post.dead_letters)
     reason = dict(dead.headers)["dead-reason"].decode()
+    assert dict(dead.headers)["dead-kind"] == b"handler-failed"
     assert reader.tried.count(b"bug") == TRIES
     assert reason == "the handler failed 5 times with ZeroDivisionError; the log has the traceback"
+
+
+async def test_dead_letters_lie_where_they_are_told_to_and_who_must_hear_of_them_does(
+    kafka: Server, post: Post
+) -> None:
+    elsewhere = f"{post.topic}.elsewhere.dead"
+    await asyncio.to_thread(create_topics, laptop(kafka.address), topics=(Topic(elsewhere, 1, 3_600_000),))
+    told: list[tuple[bytes, DeadKind]] = []
+    errors: list[Exception] = [Away(Words(vi="Chưa được.", en="not yet")), ZeroDivisionError()]
+
+    async def hear(record: Record, kind: DeadKind) -> None:
+        told.append((record.value, kind))
+        if errors:
+            raise errors.pop(0)
+
+    async with post.read_by(Reader(), on_dead=hear, buried_in=elsewhere, concurrency=1):
+        await post.write(b"poison 1", b"poison 2")
+        await acknowledged(post, 2)
+
+    kind = DeadKind.UNDECODABLE
+    assert told == [(b"poison 1", kind)] * 2 + [(b"poison 2", kind)], "away is tried again; a bug holds nothing up"
+    dead = await asyncio.to_thread(post.dead_letters, elsewhere)
+    assert [record.value for record in dead] == [b"poison 1", b"poison 2"]
+    assert {dict(record.headers)["dead-topic"].decode() for record in dead} == {post.topic}
+    assert await asyncio.to_thread(post.dead_letters) == []
+
+
+async def test_a_header_without_a_value_stops_nothing(post: Post) -> None:
+    reader = Reader()
+    async with post.read_by(reader):
+        await post.write(b"a")
+        async with AIOKafkaProducer(bootstrap_servers=post.brokers) as writer:  # ours cannot write such a header
+            await writer.send_and_wait(post.topic, b"poison", b"key", headers=[("empty", None)])
+        await acknowledged(post, 2)
+
+    (dead,) = await asyncio.to_thread(post.dead_letters)
+    assert dict(dead.headers)["empty"] == b""
+    assert post.restarts() == 0
 
 
 @pytest.mark.parametrize("kind", [b"away", b"broker-away"])

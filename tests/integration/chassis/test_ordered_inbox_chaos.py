@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.run import chaos_run
+from tests.chaos.inbox import inbox_chaos
 
 
 @pytest.mark.timeout(300)
 async def test_no_record_is_lost_when_workers_and_the_broker_are_killed(tmp_path: Path) -> None:
-    report = await chaos_run(tmp_path, records=3_000, rate=300, rounds=3)
+    report = await inbox_chaos(tmp_path, records=3_000, rate=300, rounds=3)
 
     assert report.lost == 0
     assert report.repeated <= report.bound

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,9 +43,16 @@ class LagwatchProcess:
     """One process; `log` is where it writes."""
 
     def __init__(
-        self, brokers: str, queues: str, log: Path, *, lanes: str = "none", poll_interval: str = "PT0.2S"
+        self,
+        brokers: str,
+        queues: str,
+        log: Path,
+        *,
+        lanes: str = "none",
+        poll_interval: str = "PT0.2S",
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it."""
+        """Start it; `settings` are more of its environment."""
         self._http, self._probe = FreePort(), FreePort()
         self.log = log
         own = {
@@ -57,6 +64,7 @@ class LagwatchProcess:
             "LAGWATCH_HTTP_ADDRESS": f"127.0.0.1:{self._http.number}",
             "LAGWATCH_PROBE_ADDRESS": self.probe_address,
             "PYTHONPATH": f"{ROOT / 'protos'}:{ROOT}",
+            **(settings or {}),
         }
         others = {name: value for name, value in os.environ.items() if not name.startswith("LAGWATCH_")}
         with log.open("ab") as output:
@@ -124,9 +132,11 @@ class LagwatchProcess:
 
 
 @contextmanager
-def lagwatch_running(brokers: str, queues: str, log: Path, *, lanes: str = "none") -> Iterator[LagwatchProcess]:
+def lagwatch_running(
+    brokers: str, queues: str, log: Path, *, lanes: str = "none", settings: Mapping[str, str] | None = None
+) -> Iterator[LagwatchProcess]:
     """Yield a process, and leave none."""
-    process = LagwatchProcess(brokers, queues, log, lanes=lanes)
+    process = LagwatchProcess(brokers, queues, log, lanes=lanes, settings=settings)
     try:
         yield process
     finally:

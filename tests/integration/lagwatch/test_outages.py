@@ -85,7 +85,7 @@ def test_without_kafka_it_starts_shows_no_lag_and_is_ready_when_kafka_comes(
 
     with watching(broker, queue, tmp_path) as lagwatch:
         wait_for_failures(lagwatch, 1)
-        assert lagwatch.page("/readyz") == (503, "not ready: first measurement\n")
+        assert lagwatch.page("/readyz") == (503, "not ready: first measurement (broker_away)\n")
         assert (lag(lagwatch, queue), last_success(lagwatch)) == (None, None)
 
         broker.start()

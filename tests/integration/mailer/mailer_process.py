@@ -20,9 +20,10 @@ RINGS = {"code": "c1", "seal-code": "s1", "seal-notice": "n1"}
 NOBODY = "127.0.0.1:1"  # a port that nothing listens on
 
 
-def secret_of(ring: str) -> bytes:
-    """Return the 32 octets of a ring's one key."""
-    return f"made-up-secret-of-{ring}".ljust(32, "-").encode()
+def secret_of(ring: str, kid: str | None = None) -> bytes:
+    """Return the 32 octets of a ring's first key, or of one that was rolled out later."""
+    rolled = "" if kid in {None, RINGS[ring]} else f"-{kid}"
+    return f"made-up-secret-of-{ring}{rolled}".ljust(32, "-").encode()
 
 
 class MailerProcess(ServerProcess):
@@ -49,6 +50,8 @@ class MailerProcess(ServerProcess):
     ) -> None:
         super().__init__(name, folder / f"{name}.log", {"http": None, "probe": None}, stop_within_s=40)
         self._folder = folder
+        self.kids = {ring: [kid] for ring, kid in RINGS.items()}
+        """Of the keys in each ring; a start writes the rings."""
         self._environment = {
             "MAILER_KAFKA_BROKERS": brokers,
             "MAILER_REDIS_URL": f"redis://{redis}/0",
@@ -57,13 +60,10 @@ class MailerProcess(ServerProcess):
         }
 
     def prepare(self) -> None:
-        """Write the rings that are not there; one that a test has changed stays."""
-        for ring, kid in RINGS.items():
-            if (self._folder / f"{ring}.json").exists():
-                continue
-            secret = base64.b64encode(secret_of(ring)).decode()
-            key = {"kid": kid, "secret": secret, "not_before": "2026-01-01T00:00:00Z", "until": None}
-            (self._folder / f"{ring}.json").write_text(json.dumps({"keys": [key]}))
+        """Write the rings."""
+        for ring, kids in self.kids.items():
+            keys = [_key(ring, kid) for kid in kids]
+            (self._folder / f"{ring}.json").write_text(json.dumps({"keys": keys}))
 
     def command(self) -> list[str]:
         """Run the module."""
@@ -112,3 +112,8 @@ class MailerProcess(ServerProcess):
                 if sample.name == name and sample.labels == labels:
                     return float(sample.value)
         raise LookupError(f"{name} {labels} is not on the page")
+
+
+def _key(ring: str, kid: str) -> dict[str, str | None]:
+    secret = base64.b64encode(secret_of(ring, kid)).decode()
+    return {"kid": kid, "secret": secret, "not_before": "2026-01-01T00:00:00Z", "until": None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,9 +31,9 @@ PURPOSE = "confirm-email"
 CONTEXT_SHA256 = b"\x00" * 32
 
 
-def key_of(ring: str) -> Key:
-    """Return the key of a ring that `MailerProcess` writes."""
-    return Key(RINGS[ring], secret_of(ring), LONG_AGO)
+def key_of(ring: str, kid: str | None = None) -> Key:
+    """Return the first key of a ring that `MailerProcess` writes, or a later one."""
+    return Key(kid or RINGS[ring], secret_of(ring, kid), LONG_AGO)
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,42 @@ class Person:
     @property
     def code(self) -> str:
         """What the mail of a code must say."""
-        return digits(key_of("code"), "kip-code-v1", PURPOSE, self.mark, "1", CONTEXT_SHA256, count=6)
+        return self.code_by(RINGS["code"])
+
+    def code_by(self, kid: str) -> str:
+        """What it must say when it was ordered with another key."""
+        return digits(key_of("code", kid), "kip-code-v1", PURPOSE, self.mark, "1", CONTEXT_SHA256, count=6)
 
 
 def people(count: int) -> list[Person]:
     """Return so many, each with a mark that is the id of their challenge or notice."""
     return [Person(str(uuid.uuid4())) for _ in range(count)]
+
+
+def code_order(person: Person, *, seal_kid: str | None = None, **changes: Any) -> bytes:
+    """Return a record of `otp.code-requested.v1`, sealed as otp seals it."""
+    part = otp_events_pb2.SealedPart(email=person.email, name="Lan", context="Cấp lại sổ")
+    about = ("kip.otp.v1.SealedPart", person.mark, "1")
+    seal = _seal("seal-code", part.SerializeToString(), about, seal_kid)
+    now = datetime.now(UTC)
+    fields: dict[str, Any] = {
+        "challenge_id": person.mark,
+        "generation": 1,
+        "purpose": PURPOSE,
+        "reference": "7F3K",
+        "locale": "vi",
+        "code_length": 6,
+        "code_kid": RINGS["code"],
+        "context_sha256": CONTEXT_SHA256,
+        "life_s": 300,
+        "max_life_s": 600,
+        "asked_at": _stamp(now),
+        "deadline": _stamp(now + timedelta(minutes=14)),
+        "challenge_ends_at": _stamp(now + timedelta(minutes=30)),
+        "sealed": otp_events_pb2.Sealed(kid=seal.kid, nonce=seal.nonce, ciphertext=seal.ciphertext),
+    }
+    event = otp_events_pb2.CodeRequested(**(fields | changes))
+    return event.SerializeToString()
 
 
 class OwnerHands:
@@ -71,30 +101,21 @@ class OwnerHands:
         for partition in partitions:
             self._consumer.position(partition)  # the seek is lazy; from here on nothing is missed
 
-    def order_code(self, person: Person, *, key: bytes | None = None, **changes: Any) -> None:
+    def order_code(
+        self,
+        person: Person,
+        *,
+        key: bytes | None = None,
+        seal_kid: str | None = None,
+        expires: datetime | None = None,
+        **changes: Any,
+    ) -> None:
         """Ask for the mail of a code, as otp does."""
-        part = otp_events_pb2.SealedPart(email=person.email, name="Lan", context="Cấp lại sổ")
-        about = ("kip.otp.v1.SealedPart", person.mark, "1")
-        seal = _seal("seal-code", part.SerializeToString(), about)
-        now = datetime.now(UTC)
-        fields: dict[str, Any] = {
-            "challenge_id": person.mark,
-            "generation": 1,
-            "purpose": PURPOSE,
-            "reference": "7F3K",
-            "locale": "vi",
-            "code_length": 6,
-            "code_kid": RINGS["code"],
-            "context_sha256": CONTEXT_SHA256,
-            "life_s": 300,
-            "max_life_s": 600,
-            "asked_at": _stamp(now),
-            "deadline": _stamp(now + timedelta(minutes=14)),
-            "challenge_ends_at": _stamp(now + timedelta(minutes=30)),
-            "sealed": otp_events_pb2.Sealed(kid=seal.kid, nonce=seal.nonce, ciphertext=seal.ciphertext),
-        }
-        event = otp_events_pb2.CodeRequested(**(fields | changes))
-        self.write(CODE_REQUESTED, key or person.mark.encode(), event.SerializeToString())
+        headers = [("ce_type", b"kip.otp.v1.CodeRequested")]
+        if expires is not None:
+            headers.append(("expirytime", expires.isoformat().encode()))
+        order = code_order(person, seal_kid=seal_kid, **changes)
+        self.write(CODE_REQUESTED, key or person.mark.encode(), order, headers)
 
     def want_code(self, person: Person, *, until: datetime | None = None, withdrawn: bool = False) -> None:
         """Say more of a code that was or will be ordered, as otp does."""
@@ -104,9 +125,11 @@ class OwnerHands:
         )
         self.write(CODE_WANTED, person.mark.encode(), event.SerializeToString())
 
-    def order_notice(self, person: Person, **changes: Any) -> None:
+    def order_notice(
+        self, person: Person, *, parameters: Mapping[str, str] = NOTICE_PARAMETERS, **changes: Any
+    ) -> None:
         """Ask for the mail of a step, as dossier does."""
-        part = notice_events_pb2.SealedNotice(email=person.email, name="Lan", parameters=NOTICE_PARAMETERS)
+        part = notice_events_pb2.SealedNotice(email=person.email, name="Lan", parameters=parameters)
         seal = _seal("seal-notice", part.SerializeToString(), ("kip.mailer.v1.SealedNotice", person.mark, "1"))
         now = datetime.now(UTC)
         fields: dict[str, Any] = {
@@ -118,11 +141,12 @@ class OwnerHands:
             "sealed": notice_events_pb2.SealedBox(kid=seal.kid, nonce=seal.nonce, ciphertext=seal.ciphertext),
         }
         event = notice_events_pb2.NoticeRequested(**(fields | changes))
-        self.write(NOTICE_REQUESTED, person.mark.encode(), event.SerializeToString())
+        headers = [("ce_type", b"kip.mailer.v1.NoticeRequested")]
+        self.write(NOTICE_REQUESTED, person.mark.encode(), event.SerializeToString(), headers)
 
-    def write(self, topic: str, key: bytes, value: bytes) -> None:
+    def write(self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Write whatever it is, and wait until it is written."""
-        self._producer.send(topic, key=key, value=value, headers=[("ce_id", b"x")]).get(ANSWER_S)
+        self._producer.send(topic, key=key, value=value, headers=[("ce_id", b"x"), *headers]).get(ANSWER_S)
 
     def fates(self) -> dict[str, set[str]]:
         """Return how the letters of each owner ended, as was told so far."""
@@ -156,11 +180,20 @@ class OwnerHands:
         assert event.WhichOneof("fate") == "dropped"
         return event.dropped
 
+    def wait_for_fate(self, person: Person, fate: str, *, within_s: float = 60) -> mail_events_pb2.MailDelivery:
+        """Return the first event of that fate about somebody's letter."""
+
+        def look() -> list[mail_events_pb2.MailDelivery]:
+            told = [mail_events_pb2.MailDelivery.FromString(each.value) for each in self._heard("mail.delivery.")]
+            return [event for event in told if event.owner_id == person.mark and event.WhichOneof("fate") == fate]
+
+        return wait_until(look, within_s=within_s, what=f"a letter that is {fate}")[0]
+
     def wait_for_hand_over(self, persons: list[Person], *, within_s: float = 60) -> None:
         """Wait until each of their letters is handed over."""
         marks = {person.mark for person in persons}
         wait_until(
-            lambda: {mark for mark, fates in self.fates().items() if fates == {"handed_over"}} >= marks,
+            lambda: {mark for mark, fates in self.fates().items() if fates - {"deferred"} == {"handed_over"}} >= marks,
             within_s=within_s,
             what=f"{len(marks)} letters handed over",
         )
@@ -189,8 +222,8 @@ class OwnerHands:
         return [record for record in self._records if record.topic.startswith(prefix)]
 
 
-def _seal(ring: str, plain: bytes, about: tuple[str, ...]) -> Seal:
-    return Keyring([key_of(ring)]).seal(plain, about=about, now=datetime.now(UTC))
+def _seal(ring: str, plain: bytes, about: tuple[str, ...], kid: str | None = None) -> Seal:
+    return Keyring([key_of(ring, kid)]).seal(plain, about=about, now=datetime.now(UTC))
 
 
 def _stamp(instant: datetime) -> Timestamp:

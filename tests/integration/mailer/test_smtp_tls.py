@@ -6,26 +6,22 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from services.mailer.outbound.smtp_gateway import Relay, relay_tls
 from services.mailer.ports import TryAgain
 from services.mailer.rules.outcome import HandedOver
 from tests.integration.inbox.running_inbox import RunningInbox
 from tests.integration.mailer.smtp_wire import Steps, letter, smtp_wire
+from tests.servers.certificates import HOST, certificate
 
 PASSWORD = "made-up-secret"
-HOST = IPv4Address("127.0.0.1")
 
 
 class Mailroom:
@@ -45,30 +41,6 @@ class Mailroom:
         assert isinstance(data, LoginPassword)
         self.logins.append((data.login, data.password))
         return AuthResult(success=data.password == PASSWORD.encode(), handled=False)
-
-
-def certificate(folder: Path, host: IPv4Address = HOST, *, until: timedelta = timedelta(days=1)) -> Path:
-    """Make a key and a certificate that is its own authority; return the file that holds both."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "relay.test")])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(days=2))
-        .not_valid_after(datetime.now(UTC) + until)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / f"{made.serial_number}.pem"
-    file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return file
 
 
 @asynccontextmanager

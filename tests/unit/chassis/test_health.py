@@ -49,6 +49,17 @@ def test_everything_that_is_missing_is_named_in_one_order() -> None:
     assert health.missing == ["inbox a", "inbox b", "redis", "stopping"]
 
 
+def test_why_a_part_is_not_ready_is_told_until_its_next_word() -> None:
+    health = Health()
+    health.part("inbox", ready=False, why="denied")
+
+    assert health.missing == ["inbox (denied)"]
+
+    health.part("inbox", ready=False)
+
+    assert health.missing == ["inbox"]
+
+
 def test_whoever_asked_is_told_of_every_word() -> None:
     health = Health()
     told: list[bool] = []

@@ -6,8 +6,10 @@ import pytest
 from kip.mailer.v1 import notice_events_pb2 as pb
 
 from services.chassis.events import Envelope
+from services.chassis.kafka_client import Trouble
 from services.chassis.kafka_producer import BrokerAway, Producer, RecordPosition
 from services.chassis.keyring import Key, Keyring, Seal, SealBroken
+from services.dossier.metrics import HALTS
 from services.dossier.outbound.kafka_events import KafkaEvents
 from services.dossier.ports import NotAnnounced, WaitingNotice
 from services.dossier.rules.notice import Addressee, NoticeId, NoticeWish
@@ -103,13 +105,22 @@ async def test_a_repeat_is_the_same_event_under_a_new_nonce() -> None:
     assert len(nonces) == 2
 
 
-async def test_a_broker_that_is_away_is_told() -> None:
-    events = KafkaEvents(RecordingProducer(BrokerAway("away")), RING, FakeClock(), within=WITHIN)
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (Trouble.BROKER_AWAY, "kafka"),
+        (Trouble.DENIED, "denied"),
+        (Trouble.BROKER_UNTRUSTED, "broker_untrusted"),
+    ],
+)
+async def test_a_broker_that_is_away_or_refuses_is_told(trouble: Trouble, reason: str) -> None:
+    events = KafkaEvents(RecordingProducer(BrokerAway("away", trouble)), RING, FakeClock(), within=WITHIN)
 
     with pytest.raises(NotAnnounced) as failure:
         await events.announce(WAITING)
 
-    assert failure.value.reason == "kafka"
+    assert failure.value.reason == reason
+    assert reason in HALTS
 
 
 async def test_without_a_key_that_may_seal_nothing_is_sent() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from kafka import errors
 
+from services.chassis.kafka_client import Refused, Trouble
 from services.lagwatch.outbound.kafka_failures import asked_together, reason_of
 from services.lagwatch.ports import Reason
 
@@ -73,6 +74,9 @@ def test_a_bug_is_not_taken_for_an_answer() -> None:
         (errors.UnknownTopicOrPartitionError(), Reason.TOPIC_UNKNOWN),
         (errors.TopicAuthorizationFailedError(), Reason.DENIED),
         (errors.GroupAuthorizationFailedError(), Reason.DENIED),
+        (errors.SaslAuthenticationFailedError(), Reason.DENIED),
+        (Refused(Trouble.DENIED, "password"), Reason.DENIED),
+        (Refused(Trouble.BROKER_UNTRUSTED, "certificate"), Reason.BROKER_UNTRUSTED),
         (errors.CoordinatorNotAvailableError(), OTHERWISE),
         (errors.NotLeaderForPartitionError(), OTHERWISE),
     ],

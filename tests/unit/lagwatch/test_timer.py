@@ -88,7 +88,7 @@ async def test_the_process_is_ready_from_its_first_whole_measurement_and_stays_s
 
     async with running(broker) as process:
         await eventually(lambda: process.failures(Reason.BROKER_AWAY) >= 1)
-        assert process.health.missing == ["first measurement"]
+        assert process.health.missing == ["first measurement (broker_away)"]
 
         broker.create("letters")
         broker.broken = None

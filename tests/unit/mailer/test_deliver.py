@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from deploy.dev.inbox.behaviour import Stage
+from services.chassis.dead_letter import DeadKind
 from services.chassis.keyring import SealBroken, UnknownKey, digits
 from services.mailer.outbound.jinja_texts import JinjaTexts
 from services.mailer.ports import Seen, Unreadable
@@ -385,20 +386,27 @@ async def test_a_key_that_is_not_here_yet_is_waited_for_until_the_deadline(
 
 
 @pytest.mark.parametrize(
-    ("order", "why"),
+    ("order", "why", "kind"),
     [
-        (replace(CODE, open=raising(SealBroken("x"))), "sealed part does not open"),
-        (replace(CODE, letter="unheard-of"), "no letter is called 'unheard-of'"),
-        (replace(CODE, parameters={}), "'reference' is undefined"),
-        (code_order(private=replace(PRIVATE, email="lan@example.vn\r\nBcc: x@y.vn")), "header To"),
-        (code_order(private=replace(PRIVATE, email="")), "header To"),
+        (replace(CODE, open=raising(SealBroken("x"))), "sealed part does not open", DeadKind.SEAL_BROKEN),
+        (replace(CODE, letter="unheard-of"), "no letter is called 'unheard-of'", DeadKind.UNKNOWN_TEMPLATE),
+        (replace(CODE, parameters={}), "'reference' is undefined", DeadKind.MISSING_PARAMETER),
+        (
+            code_order(private=replace(PRIVATE, email="lan@example.vn\r\nBcc: x@y.vn")),
+            "header To",
+            DeadKind.IMPOSSIBLE,
+        ),
+        (code_order(private=replace(PRIVATE, email="")), "header To", DeadKind.IMPOSSIBLE),
     ],
     ids=["seal", "letter", "parameter", "injection", "nobody"],
 )
-async def test_what_no_retry_can_mend_is_told_without_personal_data(mailer: Mailer, order: Order, why: str) -> None:
+async def test_what_no_retry_can_mend_is_told_without_personal_data(
+    mailer: Mailer, order: Order, why: str, kind: DeadKind
+) -> None:
     with pytest.raises(Unreadable, match=why) as error:
         await mailer.deliver(order)
 
+    assert error.value.kind is kind
     assert "lan@" not in str(error.value)
     assert mailer.events.announced == []
     assert mailer.relay.bodies == []

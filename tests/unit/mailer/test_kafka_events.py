@@ -12,7 +12,7 @@ from services.chassis.kafka_producer import BrokerAway, Producer, RecordPosition
 from services.mailer.outbound.kafka_events import KafkaEvents
 from services.mailer.ports import TryAgain
 from services.mailer.rules.letter import Order
-from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
+from services.mailer.rules.outcome import Deferred, Dropped, DropReason, HandedOver, Outcome, Refused
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.mailer import code_order, notice_order
 
@@ -35,7 +35,7 @@ class RecordingProducer(Producer):
         return RecordPosition(0, len(self.published) - 1)
 
 
-async def told(order: Order, outcome: Outcome) -> tuple[Envelope, pb.MailDelivery]:
+async def told(order: Order, outcome: Outcome | Deferred) -> tuple[Envelope, pb.MailDelivery]:
     producer = RecordingProducer()
     await KafkaEvents(producer, FakeClock(NOON + 3 * SECOND)).announce(order, outcome)
     (envelope,) = producer.published
@@ -76,6 +76,14 @@ async def test_an_uncertain_hand_over_says_so() -> None:
     assert event.handed_over.uncertain
 
 
+async def test_a_dead_letter_is_dropped_and_its_event_is_another_than_that_of_a_later_drop() -> None:
+    dead, event = await told(code_order(), Dropped(NOON, DropReason.DEAD_LETTERED, exposed=True))
+    late, _ = await told(code_order(), Dropped(NOON, DropReason.DEADLINE, exposed=False))
+
+    assert event.dropped == pb.Dropped(reason=pb.DROP_REASON_DEAD_LETTERED, exposed=True)
+    assert dead.id != late.id
+
+
 async def test_a_refusal_tells_the_reply() -> None:
     _, event = await told(code_order(), Refused(NOON, 550, "5.1.1"))
 
@@ -95,6 +103,25 @@ async def test_a_drop_tells_why_and_whether_a_body_may_have_left(*, exposed: boo
 
     assert event.WhichOneof("fate") == "dropped"
     assert (event.dropped.reason, event.dropped.exposed) == (pb.DROP_REASON_DEADLINE, exposed)
+
+
+async def test_a_deferral_tells_when_it_is_tried_again_and_what_the_relay_said() -> None:
+    envelope, event = await told(code_order(), Deferred(NOON, NOON + 3 * SECOND, 2, "4.7.1"))
+
+    assert event.WhichOneof("fate") == "deferred"
+    assert event.deferred.next_try_at.ToDatetime(tzinfo=NOON.tzinfo) == NOON + 3 * SECOND
+    assert event.deferred.status == "4.7.1"
+    assert event.source == pb.SOURCE_SMTP_REPLY, "our own word, and not that of a relay which has it"
+    assert event.at.ToDatetime(tzinfo=NOON.tzinfo) == envelope.time == NOON
+
+
+async def test_each_deferral_of_a_letter_has_an_id_and_its_repeat_the_same() -> None:
+    deferrals = [Deferred(NOON + attempt * SECOND, NOON, attempt) for attempt in (1, 1, 2)]
+
+    ids = [(await told(code_order(), deferred))[0].id for deferred in deferrals]
+
+    assert ids[0] == ids[1]
+    assert ids[2] != ids[0]
 
 
 async def test_a_repeat_of_an_event_has_its_id_and_another_outcome_has_another() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,15 +15,17 @@ from kip.mailer.v1 import notice_events_pb2
 from kip.otp.v1 import otp_events_pb2
 from prometheus_client import CollectorRegistry
 
+from services.chassis.dead_letter import DeadKind
 from services.chassis.keyring import Key, Keyring, Seal, SealBroken, UnknownKey
 from services.chassis.ordered_inbox import Poison, Record
-from services.mailer.inbound.kafka_inbox import CodeOrders, LetterInbox, NoticeOrders
+from services.mailer.actions.bury import BuryLetter
+from services.mailer.inbound.kafka_inbox import CodeOrders, DeadOrders, LetterInbox, NoticeOrders
 from services.mailer.metrics import MailerMetrics
 from services.mailer.ports import Carried, MovedOn, Owner, TakenOver, TryAgain, Unreadable
 from services.mailer.rules.letter import Lane, Order
 from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
-from tests.fakes.clock import NOON
-from tests.fakes.mailer import code_order
+from tests.fakes.clock import NOON, FakeClock
+from tests.fakes.mailer import RecordingEvents, code_order
 
 RING = Keyring([Key("s1", b"made-up-secret-of-32-octets-0001", NOON - timedelta(days=1))])
 CODES = CodeOrders(RING, ZoneInfo("Asia/Ho_Chi_Minh"))
@@ -279,8 +281,72 @@ def test_whatever_the_octets_are_they_are_an_order_or_a_reason(read: CodeOrders 
 
 
 async def test_what_can_never_leave_is_poison_with_its_reason() -> None:
-    with pytest.raises(Poison, match="no letter is called 'x'"):
-        await inbox_of(Delivers(Unreadable("no letter is called 'x'")))(record(code_requested().SerializeToString()))
+    error = Unreadable("no letter is called 'x'", DeadKind.UNKNOWN_TEMPLATE)
+
+    with pytest.raises(Poison, match="no letter is called 'x'") as poison:
+        await inbox_of(Delivers(error))(record(code_requested().SerializeToString()))
+
+    assert poison.value.kind is DeadKind.UNKNOWN_TEMPLATE
+
+
+async def test_what_is_no_order_is_called_undecodable() -> None:
+    with pytest.raises(Poison) as poison:
+        await inbox_of(Delivers(Refused(NOON, 550, "")))(record(b"\xff"))
+
+    assert poison.value.kind is DeadKind.UNDECODABLE
+
+
+def dead_orders(events: RecordingEvents, registry: CollectorRegistry, lane: Lane = Lane.OTP) -> DeadOrders:
+    return DeadOrders(lane, BuryLetter(events, clock=FakeClock()), MailerMetrics(registry))
+
+
+@pytest.mark.parametrize(
+    ("lane", "key", "value", "letter"),
+    [
+        (Lane.OTP, b"challenge-1", code_requested(generation=2), "challenge-1.2"),
+        (Lane.OTP, b"challenge-1", code_requested(code_length=99, deadline=None), "challenge-1.1"),
+        (Lane.NOTICE, b"notice-1", notice_requested(), "notice-1.1"),
+    ],
+)
+async def test_the_owner_of_a_dead_letter_is_told_that_it_may_still_leave(
+    lane: Lane, key: bytes, value: Any, letter: str
+) -> None:
+    events, registry = RecordingEvents(), CollectorRegistry()
+    dead = replace(record(value.SerializeToString()), key=key)
+
+    await dead_orders(events, registry, lane)(dead, DeadKind.UNKNOWN_TEMPLATE)
+
+    assert events.announced == [(letter, Dropped(NOON, DropReason.DEAD_LETTERED, exposed=True))]
+    assert registry.get_sample_value("mailer_emails_total", {"lane": lane, "outcome": "dead_lettered"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"challenge-1", b"\xff"),
+        (b"x", b"\x0a\x01x"),
+        (b"another", code_requested().SerializeToString()),
+        (b"", code_requested(challenge_id="").SerializeToString()),
+    ],
+    ids=["no message", "no generation", "another's key", "nobody"],
+)
+async def test_nobody_is_told_of_a_dead_letter_that_does_not_say_whose_it_is(key: bytes, value: bytes) -> None:
+    events, registry = RecordingEvents(), CollectorRegistry()
+
+    await dead_orders(events, registry)(replace(record(value), key=key), DeadKind.UNDECODABLE)
+
+    assert events.announced == []
+    assert registry.get_sample_value("mailer_emails_total", {"lane": "otp", "outcome": "dead_lettered"}) == 1
+
+
+async def test_a_dead_letter_whose_owner_cannot_be_told_is_not_counted_yet() -> None:
+    events, registry = RecordingEvents(), CollectorRegistry()
+    events.failures_left = 1
+
+    with pytest.raises(TryAgain):
+        await dead_orders(events, registry)(record(code_requested().SerializeToString()), DeadKind.SEAL_BROKEN)
+
+    assert registry.get_sample_value("mailer_emails_total", {"lane": "otp", "outcome": "dead_lettered"}) == 0
 
 
 @pytest.mark.parametrize("error", [TakenOver(), ZeroDivisionError()])

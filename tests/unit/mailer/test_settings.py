@@ -60,6 +60,9 @@ def test_a_laptop_needs_only_addresses_and_keys(told: pytest.MonkeyPatch) -> Non
 
     assert (settings.slots_otp, settings.slots_notice) == (16, 8)
     assert (settings.reply_timeout_otp, settings.reply_timeout_notice) == (timedelta(seconds=30), timedelta(minutes=10))
+    assert settings.retry_delays_otp == tuple(timedelta(seconds=seconds) for seconds in (1, 3, 10, 30, 60))
+    assert settings.retry_delays_notice == tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360))
+    assert settings.patience_notice == timedelta(hours=48)
     assert settings.relay_starttls
     assert "made-up-secret" not in repr(settings)
 
@@ -112,6 +115,15 @@ def test_a_relay_user_and_its_password_go_together(
         ("MAILER_SLOTS_NOTICE", "201"),
         ("MAILER_REPLY_TIMEOUT_OTP", "PT0S"),
         ("MAILER_RELAY_ADDRESS", "relay"),
+        ("MAILER_RETRY_DELAYS_OTP", "PT3S,PT1S"),
+        ("MAILER_RETRY_DELAYS_OTP", "PT1S,PT1S"),
+        ("MAILER_RETRY_DELAYS_OTP", "PT0S"),
+        ("MAILER_RETRY_DELAYS_OTP", "PT1.5S"),
+        ("MAILER_RETRY_DELAYS_OTP", "PT1S,"),
+        ("MAILER_RETRY_DELAYS_NOTICE", "soon"),
+        ("MAILER_RETRY_DELAYS_NOTICE", "P2D"),
+        ("MAILER_RETRY_DELAYS_NOTICE", ",".join(f"PT{minutes}M" for minutes in range(1, 10))),
+        ("MAILER_PATIENCE_NOTICE", "PT0S"),
     ],
 )
 def test_what_would_fail_with_every_letter_is_told_at_the_start(
@@ -120,6 +132,12 @@ def test_what_would_fail_with_every_letter_is_told_at_the_start(
     tell(told, LAPTOP | {name: value})
 
     assert f"\n  {name}: " in problems(capsys)
+
+
+def test_delays_are_read_from_one_line(told: pytest.MonkeyPatch) -> None:
+    tell(told, LAPTOP | {"MAILER_RETRY_DELAYS_OTP": "PT2S, PT1M"})
+
+    assert read_settings(MailerSettings).retry_delays_otp == (timedelta(seconds=2), timedelta(minutes=1))
 
 
 @pytest.mark.parametrize("name", ["Cổng dịch vụ công", "Kip", '"Kip", the portal <x>', "ễ" * 60])

@@ -307,7 +307,7 @@ class Dropped(_message.Message):
     reason: Global___DropReason.ValueType
     """Why."""
     exposed: _builtins.bool
-    """True when a body may have left this house: then the code stays good."""
+    """True when a body may have left this house, or still may because a dead letter can be put back: then the code stays good."""
     def __init__(
         self,
         *,
