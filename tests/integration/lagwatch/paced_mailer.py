@@ -22,8 +22,11 @@ class Books:
     topic: str
     created: dict[int, list[datetime]]
     """By partition, in the order of their offsets."""
-    left: dict[int, list[float]] = field(default_factory=dict)
-    """When each letter left, by partition."""
+    left: dict[int, list[float]] = field(init=False)
+    """When each letter left, by partition; those that are there from the start."""
+
+    def __post_init__(self) -> None:
+        self.left = {partition: [] for partition in self.created}
 
     def waiting(self, partition: int, at: float) -> int:
         """Count the letters that waited in a partition at a time."""
@@ -52,20 +55,32 @@ class Books:
         return (len(times) - 1) / (times[-1] - times[0])
 
 
+@dataclass
+class _Job:
+    """One lane and its pace."""
+
+    books: Books
+    deliveries: str
+    per_second: float
+    looked_at: float
+    credit: float = 0
+    """Letters that may leave."""
+
+
 class PacedMailer:
     """Works on lanes in a thread of its own; takes turns over their partitions, as slots do."""
 
     def __init__(self, hands: RealQueues) -> None:
         self._hands = hands
-        self._jobs: dict[str, tuple[Books, str, float, float, int]] = {}
+        self._jobs: dict[str, _Job] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
         self.thread = threading.Thread(target=self._work)
 
     def start(self, books: Books, deliveries: str, per_second: float) -> None:
-        """Hand over from now on, telling it on `deliveries`."""
+        """Hand over from now on, telling it on `deliveries`; what comes into the books later too."""
         with self._lock:
-            self._jobs[books.topic] = (books, deliveries, per_second, time.monotonic(), 0)
+            self._jobs[books.topic] = _Job(books, deliveries, per_second, time.monotonic())
 
     def stop(self, books: Books) -> None:
         """Hand over no more."""
@@ -80,11 +95,13 @@ class PacedMailer:
     def _work(self) -> None:
         while not self._over.wait(TICK_S):
             with self._lock:
-                for topic, (books, deliveries, per_second, since, done) in self._jobs.items():
-                    due = int((time.monotonic() - since) * per_second) - done
-                    gone = self._hand_over(books, due)
-                    self._hands.hand_over(deliveries, gone)
-                    self._jobs[topic] = (books, deliveries, per_second, since, done + gone)
+                for job in self._jobs.values():
+                    now = time.monotonic()
+                    job.credit += (now - job.looked_at) * job.per_second
+                    job.looked_at = now
+                    gone = self._hand_over(job.books, int(job.credit))
+                    self._hands.hand_over(job.deliveries, gone)
+                    job.credit = job.credit - gone if job.books.backlog(time.time()) else 0  # nobody saves up for later
 
     def _hand_over(self, books: Books, due: int) -> int:
         gone = 0
@@ -92,7 +109,7 @@ class PacedMailer:
         while gone < due:
             turn = [partition for partition in books.created if books.waiting(partition, time.time())]
             for partition in turn[: due - gone]:
-                books.left.setdefault(partition, []).append(time.time())
+                books.left[partition].append(time.time())
                 moved.add(partition)
                 gone += 1
             if not turn:
