@@ -59,6 +59,9 @@ def test_a_letter_that_waits_in_a_tier_is_seen_there_and_its_lane_is_empty(
     wait_until(
         lambda: seen(peaceful, "lagwatch_group_lag_messages", *TIERS) >= 1, within_s=SEEN_WITHIN_S, what="it waits"
     )
+    page = page_of(peaceful.stack.address("lagwatch.http"))
+    assert total(page, "lagwatch_lane_backlog_messages", lane="otp") >= 1
+    assert total(page, "lagwatch_lane_age_seconds", lane="otp") > 0
     wait_until(
         lambda: seen(peaceful, "lagwatch_group_lag_messages", "mailer-otp") == 0, within_s=SEEN_WITHIN_S, what="a lane"
     )
