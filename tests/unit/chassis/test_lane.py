@@ -369,3 +369,12 @@ def test_sightings_are_few_however_long_the_queue_grows() -> None:
 
     assert lag is not None
     assert lag.oldest_at == NOW + s(1)
+
+
+def test_a_log_that_is_shorter_than_it_was_has_no_past() -> None:
+    old = followed(None, lag_of(PartitionReading(0, 0, 0, 9, head_at=NOW)), NOW)
+
+    anew = followed(old, lag_of(PartitionReading(0, 0, 0, 2)), NOW + s(60))
+
+    assert anew.is_age_unknown
+    assert (anew.still_since, anew.waits_since) == (NOW + s(60), NOW + s(60))
