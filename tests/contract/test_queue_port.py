@@ -221,6 +221,16 @@ class QueueReaderContract:
 
         assert counts == [0, 3, 0, 4]
 
+    async def test_an_offset_without_a_record_holds_up_no_count_of_hand_overs(self, world: World) -> None:
+        deliveries = world.lane.deliveries
+        world.hands.create(deliveries.topic)
+        assert (await world.read(deliveries)).handed_over == 0
+        world.hands.append_in_transaction(deliveries.topic, 0, NOW)
+        world.hands.hand_over(deliveries.topic, 2)
+        world.hands.append_in_transaction(deliveries.topic, 0, NOW)
+
+        assert (await world.read(deliveries)).handed_over == 2
+
     async def test_of_a_queue_that_is_no_lane_s_nothing_is_counted(self, world: World) -> None:
         world.hands.create(world.topic)
         world.hands.hand_over(world.topic, 1)

@@ -28,6 +28,7 @@ from services.lagwatch.ports import Lane, QueueReading
 PARTITION_OCTETS = 256 * 1024
 FETCH_OCTETS = 4 * 1024 * 1024  # of all partitions; held in memory at once
 FETCH_WAIT_MS = 100  # how long a broker may wait for records; it is asked only where some are
+LOOK_MS = 200  # then see whether what is left has no records: a fetch that finds none does not return
 POLLED = 2_000
 
 Take = Callable[[TopicPartition, Any], None]
@@ -106,11 +107,13 @@ class KafkaRecords:
         left = set(firsts)
         try:
             while left and (left_s := deadline - time.monotonic()) > 0:
-                for place, records in self._consumer.poll(timeout_ms=int(left_s * 1000), max_records=POLLED).items():
+                within_ms = min(int(left_s * 1000), LOOK_MS)
+                for place, records in self._consumer.poll(timeout_ms=within_ms, max_records=POLLED).items():
                     for record in records:
                         take(place, record)
-                        reached[place] = record.offset + 1
-                left -= {place for place in left if reached[place] >= ends[place]}
+                for place in left:
+                    reached[place] = self._consumer.position(place)  # also behind offsets that have no record
+                left = {place for place in left if reached[place] < ends[place]}
         finally:
             self._consumer.unsubscribe()  # what was fetched beyond is dropped, not handed out next time
 

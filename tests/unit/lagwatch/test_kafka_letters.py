@@ -45,6 +45,8 @@ class Consumer:
 
     log: dict[str, list[Record]] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
+    gaps: set[int] = field(default_factory=set)
+    """Offsets that have no record."""
     most: int = 1_000
     polls: int = 0
     silent: bool = False
@@ -69,6 +71,10 @@ class Consumer:
                 found[place] = records
                 self._positions[place] = records[-1].offset + 1
         return found
+
+    def position(self, partition: TopicPartition) -> int:
+        position = self._positions[partition]
+        return position + 1 if position in self.gaps else position
 
     def unsubscribe(self) -> None:
         self._positions = {}
@@ -145,6 +151,15 @@ def test_hand_overs_that_could_not_be_read_yet_are_not_told_as_none_and_are_coun
 
     world.consumer.silent = False
     assert world.read(deliveries=3)[1] == 3
+
+
+def test_an_offset_without_a_record_at_the_end_is_stepped_over(world: World) -> None:
+    world.read()
+    world.consumer.log["deliveries"] = [Record(0, HANDED_OVER)]
+    world.consumer.gaps = {1}
+
+    assert world.read(deliveries=2)[1] == 1
+    assert world.read(deliveries=2)[1] == 0
 
 
 def test_a_topic_that_is_denied_hides_no_other(world: World) -> None:
