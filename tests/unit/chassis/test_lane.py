@@ -78,6 +78,9 @@ class TestWait:
     def test_where_nothing_leaves_the_oldest_has_waited_in_vain(self) -> None:
         assert wait(lane(part(0, 100, age=90)), still=10).whole == s(90 + 50)
 
+    def test_also_where_all_that_waits_is_in_tiers(self) -> None:
+        assert wait(lane(tiers=(part(0, 100, age=90),)), still=10).whole == s(90 + 50)
+
     def test_and_it_grows_with_the_clock_until_the_next_measurement(self) -> None:
         assert wait(lane(part(0, 100, age=90)), still=10, later=3).whole == s(93 + 50)
 
@@ -195,6 +198,16 @@ class TestRate:
         queue.step(5, asked=1)
 
         assert (queue.flow.busy, queue.flow.per_second) == ((), 1)
+
+    def test_where_nothing_has_ever_left_none_is_known_and_nothing_is_divided(self) -> None:
+        queue = Lane(5)
+        for _ in range(9):
+            queue.step(0)
+            told = wait_in(queue.flow, queue.now)
+
+            assert queue.flow.per_second is None
+            assert told is not None
+            assert told.whole == queue.now - queue.asked
 
     def test_a_stretch_that_nobody_measured_teaches_nothing(self) -> None:
         queue = Lane(10_000)
