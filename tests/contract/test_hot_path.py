@@ -22,7 +22,7 @@ IMPORTED_BY = {
         "services.chassis.faust_app",
         "services.chassis.ordered_inbox",
     },
-    "aiosmtplib": {"services.mailer.outbound.smtp_gateway"},
+    "aiosmtplib": {"services.mailer.outbound.smtp_connection", "services.mailer.outbound.smtp_gateway"},
     "redis": {
         "services.mailer.outbound.redis_ledger",
         "services.otp.outbound.redis_changes",
