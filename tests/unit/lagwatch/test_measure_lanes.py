@@ -146,3 +146,18 @@ async def test_partitions_that_are_added_and_a_topic_made_anew_are_arrivals_not_
     assert world.board.lanes["otp"].arrived == 7
     assert world.board.lanes["otp"].before is not None
     assert world.board.lanes["otp"].before.backlog == 2
+
+
+async def test_what_was_handed_over_while_a_part_of_the_lane_was_missing_is_counted_with_it(world: World) -> None:
+    world.ask(0, 400, ago=timedelta(seconds=20))
+    await world.measure()
+    world.broker.leaderless.add(("tier", 0))
+    for _ in range(2):
+        world.broker.hand_over("events", 7)
+        await world.measure()
+    assert world.board.lanes["otp"].handed_over == 0
+
+    world.broker.leaderless.clear()
+    await world.measure()
+
+    assert world.board.lanes["otp"].handed_over == 14
