@@ -120,9 +120,9 @@ def _kept(known: Mapping[int, V], unmeasured: Iterable[int]) -> dict[int, V]:
 
 def _add_queue(families: Families, queue: Queue, partitions: Iterable[_Shown], now: datetime) -> None:
     shown = list(partitions)
+    families["vanished"].add_metric([queue.group, queue.topic], sum(part.lag.vanished for part in shown))
     for part in shown:
         labels = [queue.group, queue.topic, str(part.lag.partition)]
-        families["vanished"].add_metric(labels, part.lag.vanished)
         families["committed"].add_metric(labels, part.lag.committed)
         if not part.lag.messages and now - part.at > FRESH:
             continue
@@ -172,8 +172,8 @@ def _families() -> Families:
         ),
         "vanished": GaugeMetricFamily(
             "lagwatch_group_vanished_messages",
-            "Records deleted (retention) before the group got to them; 0 again after its next commit.",
-            labels=PARTITION,
+            "Records deleted (retention) before the group got to them; those of a partition until its next commit.",
+            labels=["group", "topic"],
         ),
         "committed": CounterMetricFamily(
             "lagwatch_group_committed",

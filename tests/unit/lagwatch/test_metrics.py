@@ -77,10 +77,16 @@ def test_a_queue_is_shown_by_partition_and_as_a_whole(page: Page) -> None:
     assert page.value("lagwatch_group_oldest_unprocessed_timestamp_seconds", SECOND) == 0
     assert page.value("lagwatch_group_committed_total", FIRST) == 10
     assert page.value("lagwatch_topic_produced_total", {"topic": "letters", "partition": "0"}) == 13
-    assert page.value("lagwatch_group_vanished_messages", FIRST) == 0
+    assert page.value("lagwatch_group_vanished_messages", LABELS) == 0
     assert page.value("lagwatch_group_lag_seconds", LABELS) == 8
     assert page.value("lagwatch_group_members", {"group": "mailer"}) == 2
     assert page.value("lagwatch_group_last_success_timestamp_seconds", LABELS) == NOW.timestamp()
+
+
+def test_what_was_deleted_unread_is_told_of_the_whole_queue(page: Page) -> None:
+    page.metrics.show(lag(replace(part(0, 0), vanished=2), replace(part(1, 0), vanished=3)))
+
+    assert page.value("lagwatch_group_vanished_messages", LABELS) == 5
 
 
 def test_a_wait_grows_from_scrape_to_scrape(page: Page) -> None:
