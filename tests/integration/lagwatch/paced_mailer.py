@@ -83,9 +83,9 @@ class PacedMailer:
             self._jobs[books.topic] = _Job(books, deliveries, per_second, time.monotonic())
 
     def stop(self, books: Books) -> None:
-        """Hand over no more."""
+        """Hand over no more, if it does."""
         with self._lock:
-            del self._jobs[books.topic]
+            self._jobs.pop(books.topic, None)
 
     def end(self) -> None:
         """End the thread."""
