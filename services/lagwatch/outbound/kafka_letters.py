@@ -108,11 +108,13 @@ class KafkaRecords:
         try:
             while left and (left_s := deadline - time.monotonic()) > 0:
                 within_ms = min(int(left_s * 1000), LOOK_MS)
-                for place, records in self._consumer.poll(timeout_ms=within_ms, max_records=POLLED).items():
+                polled = self._consumer.poll(timeout_ms=within_ms, max_records=POLLED)
+                for place, records in polled.items():
                     for record in records:
                         take(place, record)
-                for place in left:
-                    reached[place] = self._consumer.position(place)  # also behind offsets that have no record
+                    reached[place] = records[-1].offset + 1
+                if not polled:  # what is left may be behind offsets that have no record; it is dear to ask
+                    reached |= {place: self._consumer.position(place) for place in left}
                 left = {place for place in left if reached[place] < ends[place]}
         finally:
             self._consumer.unsubscribe()  # what was fetched beyond is dropped, not handed out next time
