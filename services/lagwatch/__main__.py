@@ -28,8 +28,9 @@ async def serve(settings: LagwatchSettings, stopping: Stopping) -> None:
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(http_page(settings.http_address, registry, health))
         await parts.enter_async_context(probe_server(settings.probe_address, health))
-        reader = await parts.enter_async_context(reading_queues(client_config(settings) | {"client_id": "lagwatch"}))
-        measure = MeasureQueues(settings.queues, reader, metrics, system_clock)
+        config = client_config(settings) | {"client_id": "lagwatch"}
+        reader = await parts.enter_async_context(reading_queues(config, settings.lanes))
+        measure = MeasureQueues(settings.queues, settings.lanes, reader, metrics, system_clock)
         parts.callback(health.stop)
         structlog.get_logger().info("serving", http=settings.http_address, queues=len(settings.queues))
         await until_stopped(

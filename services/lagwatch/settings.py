@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.chassis.lag import Queue
 from services.chassis.settings import KafkaSettings
+from services.lagwatch.ports import Lane
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows for a topic; our groups keep to it too
+NO_LANE = "none"
 MOST_QUEUES = 32  # each is a handful of series per partition, and one more question to Kafka
 
 
@@ -34,6 +37,32 @@ Queues = Annotated[tuple[Queue, ...], NoDecode, BeforeValidator(_queues)]
 """`GROUP=TOPIC`, separated by commas."""
 
 
+def _lane(name: str, queues: Sequence[Queue]) -> Lane:
+    """Return the lane of that name: its groups and topics are named after it, as the mailer names them."""
+    main = [queue for queue in queues if queue.group == f"mailer-{name}"]
+    deliveries = [queue for queue in queues if queue.topic == f"mail.delivery.{name}.v1"]
+    if len(main) != 1 or len(deliveries) != 1:
+        raise ValueError(
+            f"{name!r} needs one queue of the group mailer-{name} and one of the topic mail.delivery.{name}.v1"
+        )
+    tiers = tuple(queue for queue in queues if queue.group.startswith(f"mailer-retry-{name}-"))
+    return Lane(name, main[0], tiers, deliveries[0])
+
+
+def _lanes(names: object, told: ValidationInfo) -> object:
+    queues = told.data.get("queues")
+    if not isinstance(names, str) or queues is None:  # without queues: there is a problem with them, which is told
+        return names
+    asked = [part.strip() for part in names.split(",") if part.strip() and part.strip() != NO_LANE]
+    if len(set(asked)) < len(asked):
+        raise ValueError("names a lane twice")
+    return tuple(_lane(name, queues) for name in asked)
+
+
+Lanes = Annotated[tuple[Lane, ...], NoDecode, BeforeValidator(_lanes)]
+"""Names, separated by commas; `none` for no lane."""
+
+
 class LagwatchSettings(KafkaSettings):
     """`LAGWATCH_*` in the environment."""
 
@@ -53,9 +82,14 @@ class LagwatchSettings(KafkaSettings):
         max_length=MOST_QUEUES,
         description="What is watched: GROUP=TOPIC, separated by commas.",
     )
+    lanes: Lanes = Field(
+        "otp,notice",  # type: ignore[arg-type]  # as people write it
+        description="Whose wait is predicted, separated by commas: NAME has the group mailer-NAME, tiers of the groups "
+        "mailer-retry-NAME-* and the topic mail.delivery.NAME.v1, all among the queues; `none` for no lane.",
+    )
     poll_interval: timedelta = Field(
-        timedelta(seconds=2),
+        timedelta(seconds=5),
         ge=timedelta(milliseconds=100),
-        le=timedelta(minutes=1),
-        description="From the start of one measurement to the start of the next (ISO 8601, such as PT2S).",
+        le=timedelta(seconds=10),
+        description="From the start of one measurement to the start of the next (ISO 8601, such as PT5S).",
     )

@@ -13,6 +13,7 @@ IMPORTED_BY = {
         "services.chassis.kafka_rights",  # asks before a consumer starts whether it would be let in
         "services.lagwatch.outbound.kafka_failures",
         "services.lagwatch.outbound.kafka_heads",
+        "services.lagwatch.outbound.kafka_letters",
         "services.lagwatch.outbound.kafka_offsets",
         "services.lagwatch.outbound.kafka_queue",
         "services.otp.outbound.kafka_queue",  # samples how far the mailer is

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from deploy.create_topics import CONSUMED, TIERS, TOPICS
 from deploy.kafka_acls import OPERATOR, rights
+from services.chassis import lane
 from services.chassis.events import Envelope
 from services.chassis.ordered_inbox import WINDOW
 from services.dossier.inbound import kafka_inbox as dossier_inbox
@@ -19,6 +20,7 @@ from services.lagwatch.settings import LagwatchSettings
 from services.mailer.inbound import kafka_inbox as mailer_inbox
 from services.mailer.inbound.kafka_tiers import tier_group
 from services.mailer.outbound import kafka_retries
+from services.mailer.outbound.kafka_events import MAIL_DELIVERY
 from services.mailer.outbound.kafka_retries import tier_topic
 from services.mailer.rules.letter import Lane
 from services.mailer.rules.schedule import Schedule, Tier
@@ -135,7 +137,22 @@ def test_otp_scales_what_it_hears_by_all_partitions_of_its_delivery_events() -> 
 
 
 def test_a_short_queue_is_what_the_mailer_takes_in_hand_at_once() -> None:
-    assert outlook.WINDOW == WINDOW
+    assert outlook.WINDOW == lane.WINDOW == WINDOW
+
+
+@pytest.mark.parametrize("name", ["FRESH", "YOUNG", "STILL", "STILL_TURNS", "LEARNING", "LEAST_LEARNING"])
+def test_otp_and_lagwatch_mean_the_same_by_a_queue_that_waits(name: str) -> None:
+    assert getattr(outlook, name) == getattr(lane, name)
+
+
+def test_the_lanes_of_lagwatch_are_those_of_the_mailer() -> None:
+    queues = LagwatchSettings.model_fields["queues"].default.split(",")
+    groups = {queue.partition("=")[0] for queue in queues}
+
+    assert LagwatchSettings.model_fields["lanes"].default == ",".join(Lane)
+    assert {f"mailer-{each}" for each in Lane} == set(mailer_inbox.GROUPS.values()) <= groups
+    assert all(tier_group(tier).startswith(f"mailer-retry-{tier.lane}-") for tier in tiers())
+    assert {f"mail.delivery.{each}.v1" for each in Lane} == set(MAIL_DELIVERY.values())
 
 
 def test_every_message_of_the_catalogue_is_a_contract_and_is_announced_under_its_name() -> None:

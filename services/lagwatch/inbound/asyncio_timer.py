@@ -22,8 +22,8 @@ async def measure_for_ever(
 ) -> None:
     """Measure now and at every interval; one that takes longer delays the next.
 
-    The process is ready from the first measurement in which nothing was missing. Later failures do not take that back:
-    what is shown then is old and says so.
+    The process is ready from the first measurement in which nothing was missing, be something amiss or not. Later
+    failures do not take that back: what is shown then is old and says so.
     """
     log = structlog.get_logger()
     health.part(FIRST_MEASUREMENT, ready=False)
@@ -33,8 +33,9 @@ async def measure_for_ever(
         started_at, started = clock(), time.monotonic()
         failures = await _measured(measure)
         took = timedelta(seconds=time.monotonic() - started)
-        metrics.polled(started_at, took, failures)
-        was_ready = was_ready or not failures
+        is_whole = not any(failure.is_blind for failure in failures)
+        metrics.polled(started_at, took, failures, is_whole=is_whole)
+        was_ready = was_ready or is_whole
         health.part(FIRST_MEASUREMENT, ready=was_ready, why="" if was_ready else ", ".join(sorted(failures)))
         if failures != last:  # once per change: an hour of the same outage is one line
             say = log.warning if failures else log.info

@@ -21,6 +21,16 @@ NO_COMMIT = -1
 
 
 @dataclass(frozen=True, slots=True)
+class Topic:
+    """What a broker said about a topic."""
+
+    id: str
+    """Another one for a topic that was made anew."""
+    leaders: Mapping[int, int]
+    """Of each partition; `NO_LEADER` for none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """What the coordinator of a group said."""
 
@@ -56,13 +66,13 @@ class KafkaOffsets:
         """Connect. Raises as `open_client` does."""
         return cls(open_client(KafkaAdminClient, within, **config), within)
 
-    def leaders(self, topics: Iterable[str]) -> dict[str, dict[int, int] | Reason]:
-        """Return the leader of each partition of each topic, `NO_LEADER` for none, or why a topic has no partitions.
+    def topics(self, names: Iterable[str]) -> dict[str, Topic | Reason]:
+        """Return the leaders of each topic, or why it has no partitions.
 
         Raises:
             kafka.errors.KafkaError, OSError: no broker answers.
         """
-        return {topic["name"]: _leaders(topic) for topic in self._admin.describe_topics(sorted(topics))}
+        return {topic["name"]: _topic(topic) for topic in self._admin.describe_topics(sorted(names))}
 
     def groups(self, names: Iterable[str]) -> dict[str, Group | Reason]:
         """Return where each group stands; a group that does not exist has committed nothing and has no members."""
@@ -111,10 +121,11 @@ class KafkaOffsets:
         return found
 
 
-def _leaders(topic: Mapping[str, Any]) -> dict[int, int] | Reason:
-    if topic["error_code"]:
-        return reason_of(for_code(topic["error_code"])(), Reason.PARTITION_UNREADABLE)
-    return {partition["partition_index"]: partition["leader_id"] for partition in topic["partitions"]}
+def _topic(told: Mapping[str, Any]) -> Topic | Reason:
+    if told["error_code"]:
+        return reason_of(for_code(told["error_code"])(), Reason.PARTITION_UNREADABLE)
+    leaders = {partition["partition_index"]: partition["leader_id"] for partition in told["partitions"]}
+    return Topic(str(told["topic_id"]), leaders)
 
 
 def _log(beginning: int | Reason, end: int | Reason) -> Log | Reason:

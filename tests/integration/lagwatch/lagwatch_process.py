@@ -19,6 +19,26 @@ ROOT = Path(__file__).parents[3]
 ANSWER_S = 2
 
 
+class Shown:
+    """What a page says."""
+
+    def __init__(self, text: str) -> None:
+        """Read it."""
+        self._samples = {
+            (sample.name, frozenset(sample.labels.items())): float(sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the one sample of that name and those labels, or none."""
+        return self._samples.get((name, frozenset(labels.items())))
+
+    def of(self, **labels: str) -> dict[str, float]:
+        """Return the samples of just these labels by their names."""
+        return {name: value for (name, found), value in self._samples.items() if found == frozenset(labels.items())}
+
+
 class LagwatchProcess:
     """One process; `log` is where it writes."""
 
@@ -28,6 +48,7 @@ class LagwatchProcess:
         queues: str,
         log: Path,
         *,
+        lanes: str = "none",
         poll_interval: str = "PT0.2S",
         settings: Mapping[str, str] | None = None,
     ) -> None:
@@ -38,6 +59,7 @@ class LagwatchProcess:
             "LAGWATCH_PROFILE": "laptop",
             "LAGWATCH_KAFKA_BROKERS": brokers,
             "LAGWATCH_QUEUES": queues,
+            "LAGWATCH_LANES": lanes,
             "LAGWATCH_POLL_INTERVAL": poll_interval,
             "LAGWATCH_HTTP_ADDRESS": f"127.0.0.1:{self._http.number}",
             "LAGWATCH_PROBE_ADDRESS": self.probe_address,
@@ -79,15 +101,15 @@ class LagwatchProcess:
         """Whether everything was measured once."""
         return self.page("/readyz")[0] == 200
 
-    def value(self, name: str, **labels: str) -> float | None:
-        """Return the one sample of that name and those labels, or none."""
+    def shown(self) -> Shown:
+        """Return everything on the page at one moment."""
         status, text = self.page("/metrics")
         assert status == 200, text
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name == name and sample.labels == labels:
-                    return float(sample.value)
-        return None
+        return Shown(text)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the one sample of that name and those labels, or none."""
+        return self.shown().value(name, **labels)
 
     def failures(self, reason: str) -> float:
         """Return how many measurements failed for this reason."""
@@ -111,10 +133,10 @@ class LagwatchProcess:
 
 @contextmanager
 def lagwatch_running(
-    brokers: str, queues: str, log: Path, *, settings: Mapping[str, str] | None = None
+    brokers: str, queues: str, log: Path, *, lanes: str = "none", settings: Mapping[str, str] | None = None
 ) -> Iterator[LagwatchProcess]:
     """Yield a process, and leave none."""
-    process = LagwatchProcess(brokers, queues, log, settings=settings)
+    process = LagwatchProcess(brokers, queues, log, lanes=lanes, settings=settings)
     try:
         yield process
     finally:

@@ -13,12 +13,24 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 from kafka.structs import OffsetAndMetadata
+from kip.mailer.v1 import mail_events_pb2
 
+from services.chassis.events import instant_text
 from tests.conditions import wait_until
+from tests.fakes.lagwatch import Letter
 
 ANSWER_S = 10
 UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 """For modules that open kafka-python clients: one that is closed while it still connects forgets a socket."""
+
+
+def hand_over_event(*, uncertain: bool = False) -> mail_events_pb2.MailDelivery:
+    """Return what the mailer tells when a relay took a letter."""
+    return mail_events_pb2.MailDelivery(
+        owner_id="challenge",
+        source=mail_events_pb2.SOURCE_SMTP_REPLY,
+        handed_over=mail_events_pb2.HandedOver(route="first", uncertain=uncertain),
+    )
 
 
 class Broker(Protocol):
@@ -49,14 +61,37 @@ class RealQueues:
         """Remove a topic and wait until it is gone."""
         self._admin.delete_topics([topic])
         wait_until(lambda: self._admin.describe_topics([topic])[0]["error_code"], what="the topic is gone")
-        self._producer.close(timeout=ANSWER_S)  # it would look for the topic ten times a second for ever
-        self._producer = KafkaProducer(bootstrap_servers=[self._address])
+        self._renew_producer()  # it would look for the topic ten times a second for ever
 
     def append(self, topic: str, partition: int, *created: datetime, octets: int = 6) -> None:
         """Write records, in this order."""
-        for at in created:
-            sent = self._producer.send(topic, value=b"s" * octets, partition=partition, timestamp_ms=_ms(at))
-            sent.get(ANSWER_S)
+        value = b"s" * octets
+        sent = [self._producer.send(topic, value=value, partition=partition, timestamp_ms=_ms(at)) for at in created]
+        for each in sent:
+            each.get(ANSWER_S)
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Give a topic more partitions, and wait until they can be used."""
+        self._admin.create_partitions({topic: partitions})
+        wait_until(lambda: self._leaders(topic) == partitions, within_s=ANSWER_S, what="new partitions have leaders")
+        self._renew_producer()  # it learns of new partitions every five minutes only
+
+    def defer(self, topic: str, partition: int, written_at: datetime, letter: Letter) -> None:
+        """Write a letter into a tier, as the mailer does."""
+        headers = [("ce_time", instant_text(letter.asked_at)), ("not-before", instant_text(letter.due_at))]
+        self._producer.send(
+            topic, value=b"sealed", headers=headers, partition=partition, timestamp_ms=_ms(written_at)
+        ).get(ANSWER_S)
+
+    def hand_over(self, topic: str, count: int) -> None:
+        """Tell hand-overs as the mailer does."""
+        self.tell(topic, *[hand_over_event()] * count)
+
+    def tell(self, topic: str, *events: mail_events_pb2.MailDelivery) -> None:
+        """Tell what became of letters."""
+        sent = [self._producer.send(topic, value=event.SerializeToString(), partition=0) for event in events]
+        for each in sent:
+            each.get(ANSWER_S)
 
     def append_in_transaction(self, topic: str, partition: int, created: datetime) -> None:
         """Write a record and, behind it, the marker that ends its transaction: an offset without a record."""
@@ -87,6 +122,14 @@ class RealQueues:
             return bool(self._admin.describe_groups([group])[group]["group_state"] == "Stable")
 
         wait_until(is_member, within_s=ANSWER_S, what="the group has taken the consumer in")
+
+    def _renew_producer(self) -> None:
+        self._producer.close(timeout=ANSWER_S)
+        self._producer = KafkaProducer(bootstrap_servers=[self._address])
+
+    def _leaders(self, topic: str) -> int:
+        (told,) = self._admin.describe_topics([topic])
+        return sum(1 for partition in told["partitions"] if partition["leader_id"] >= 0)
 
     def _has_coordinators(self) -> bool:
         """Ask for a group: a young broker makes the topic of groups when it is first asked, and refuses meanwhile."""

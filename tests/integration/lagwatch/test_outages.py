@@ -11,12 +11,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from deploy.dev.kafka_broker import KafkaBroker
+from services.chassis.lane import FRESH
 from tests.conditions import wait_until
 from tests.integration.lagwatch.lagwatch_process import LagwatchProcess, lagwatch_running
 from tests.integration.lagwatch.real_queues import UNCLOSED, real_queues
@@ -113,6 +114,42 @@ def test_a_broker_that_dies_leaves_old_values_that_say_so_and_new_ones_when_it_r
             hands.commit(*queue, 0, 3)
         wait_until(lambda: lag(lagwatch, queue) == 0, within_s=WITHIN_S)
         assert (last_success(lagwatch) or 0) > (stood_still_at or 0)
+
+
+def test_while_kafka_is_away_an_old_zero_and_an_old_wait_are_no_longer_told(
+    broker: KafkaBroker, tmp_path: Path
+) -> None:
+    name = uuid.uuid4().hex[:12]
+    mailer = (f"mailer-{name}", f"letters-{name}")
+    queues = [mailer, (f"owner-{name}", f"mail.delivery.{name}.v1")]
+    with real_queues(broker.address) as hands:
+        for group, topic in queues:
+            hands.create(topic)
+            hands.commit(group, topic, 0, 0)
+        hands.append(mailer[1], 0, datetime.now(UTC) - timedelta(seconds=100))
+    watched = ",".join("=".join(queue) for queue in queues)
+    with lagwatch_running(broker.address, watched, tmp_path / "lagwatch.log", lanes=name) as lagwatch:
+
+        def lane(metric: str) -> float | None:
+            return lagwatch.value(f"lagwatch_lane_{metric}", lane=name)
+
+        wait_until(lambda: lagwatch.is_up() and lane("predicted_wait_seconds"), within_s=WITHIN_S)
+        assert lag(lagwatch, queues[1]) == 0
+
+        broker.kill()
+        wait_for_failures(lagwatch, 1)
+        measured_at = lane("last_success_timestamp_seconds") or 0
+        wait_until(lambda: lane("predicted_wait_seconds") is None, within_s=WITHIN_S, what="a wait is told no more")
+
+        assert time.time() - measured_at >= FRESH.total_seconds()
+        assert (lag(lagwatch, mailer), lane("backlog_messages")) == (1, 1)
+        assert (lane("age_seconds") or 0) >= 100
+        assert lag(lagwatch, queues[1]) is None
+        assert lane("last_success_timestamp_seconds") == measured_at
+
+        broker.start()
+        wait_until(lambda: lane("predicted_wait_seconds"), within_s=WITHIN_S, what="and is told again")
+        assert (lag(lagwatch, queues[1]), lag(lagwatch, mailer)) == (0, 1)
 
 
 def test_a_silent_broker_holds_up_neither_the_page_nor_the_end(

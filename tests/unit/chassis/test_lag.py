@@ -13,9 +13,9 @@ from services.chassis.lag import (
     PartitionReading,
     Queue,
     QueueLag,
+    followed,
     lag_of,
     longest_wait,
-    with_age_of,
 )
 
 NOW = datetime(2026, 11, 25, 8, 0, tzinfo=UTC)
@@ -118,16 +118,16 @@ def test_an_age_that_cannot_be_read_again_is_the_one_known_before_as_long_as_the
     stands = lag_of(PartitionReading(0, committed=4, earliest=0, end=12))
     moved = lag_of(PartitionReading(0, committed=5, earliest=0, end=12))
 
-    assert with_age_of(before, stands).oldest_at == seconds_ago(7)
-    assert with_age_of(before, moved).is_age_unknown
-    assert with_age_of(None, stands).is_age_unknown
+    assert followed(before, stands, NOW).oldest_at == seconds_ago(7)
+    assert followed(before, moved, NOW).is_age_unknown
+    assert followed(None, stands, NOW).is_age_unknown
 
 
 def test_an_age_that_was_read_is_not_replaced_by_an_older_one() -> None:
     before = lag_of(PartitionReading(0, committed=4, earliest=0, end=9, head_at=seconds_ago(7)))
     now = lag_of(PartitionReading(0, committed=4, earliest=0, end=9, head_at=seconds_ago(6)))
 
-    assert with_age_of(before, now) == now
+    assert followed(before, now, NOW).oldest_at == seconds_ago(6)
 
 
 def test_nobody_waits_in_an_empty_queue() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from kafka import TopicPartition, errors
 from kafka.structs import OffsetAndMetadata, OffsetAndTimestamp
 
-from services.lagwatch.outbound.kafka_offsets import NO_LEADER, Group, KafkaOffsets, Log
+from services.lagwatch.outbound.kafka_offsets import NO_LEADER, Group, KafkaOffsets, Log, Topic
 from services.lagwatch.ports import Reason
 
 FIRST, SECOND, THIRD = (TopicPartition("letters", number) for number in range(3))
@@ -23,7 +23,7 @@ class ScriptedAdmin:
         self.questions = 0
 
     def describe_topics(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        good = {"error_code": 0, "partitions": [{"partition_index": 0, "leader_id": 1}]}
+        good = {"error_code": 0, "topic_id": "first", "partitions": [{"partition_index": 0, "leader_id": 1}]}
         return [{"name": name} | ({"error_code": 3, "partitions": []} if name == "gone" else good) for name in names]
 
     def list_group_offsets(self, groups: Sequence[str]) -> dict[str, dict[TopicPartition, OffsetAndMetadata]]:
@@ -58,7 +58,10 @@ def asking(admin: ScriptedAdmin) -> KafkaOffsets:
 
 
 def test_a_topic_that_does_not_exist_has_a_reason_instead_of_partitions() -> None:
-    assert asking(ScriptedAdmin()).leaders(["letters", "gone"]) == {"letters": {0: 1}, "gone": Reason.TOPIC_UNKNOWN}
+    assert asking(ScriptedAdmin()).topics(["letters", "gone"]) == {
+        "letters": Topic("first", {0: 1}),
+        "gone": Reason.TOPIC_UNKNOWN,
+    }
 
 
 def test_a_partition_without_a_commit_is_left_out() -> None:

@@ -12,7 +12,8 @@ from kafka import TopicPartition, errors
 
 from services.chassis.lag import Queue
 from services.lagwatch.outbound.kafka_heads import KafkaHeads
-from services.lagwatch.outbound.kafka_offsets import Group, KafkaOffsets, Log
+from services.lagwatch.outbound.kafka_letters import KafkaRecords, LetterBook
+from services.lagwatch.outbound.kafka_offsets import NO_LEADER, Group, KafkaOffsets, Log, Topic
 from services.lagwatch.outbound.kafka_queue import Clients, KafkaQueueReader
 from services.lagwatch.ports import QueueReading, Reason, Unavailable, Unread
 
@@ -25,18 +26,23 @@ CREATED = datetime(2026, 11, 25, 8, 0, tzinfo=UTC)
 class Cluster:
     """What scripted clients say; each answer may be an error to be raised."""
 
-    topic: dict[int, int] | Reason = field(default_factory=lambda: {0: 1})
+    topic: Topic | Reason = field(default_factory=lambda: Topic("first", {0: 1}))
     group: Group | Reason = field(default_factory=lambda: Group({PLACE: 3}, members=1))
     log: Log | Reason = field(default_factory=lambda: Log(0, 5))
     has_head: bool = True
     error: Exception | None = None
     error_after_heads: Exception | None = None
+    heads_read: list[int] = field(default_factory=list)
+    asked_together: int = 0
     opened: int = 0
     closed: int = 0
 
     def open(self) -> Clients:
         self.opened += 1
-        return Clients(cast("KafkaOffsets", ScriptedOffsets(self)), cast("KafkaHeads", ScriptedHeads(self)))
+        heads = ScriptedHeads(self)
+        return Clients(
+            cast("KafkaOffsets", ScriptedOffsets(self)), cast("KafkaHeads", heads), cast("KafkaRecords", heads)
+        )
 
 
 class ScriptedOffsets:
@@ -45,10 +51,10 @@ class ScriptedOffsets:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def leaders(self, topics: Iterable[str]) -> dict[str, dict[int, int] | Reason]:
+    def topics(self, names: Iterable[str]) -> dict[str, Topic | Reason]:
         if self._cluster.error:
             raise self._cluster.error
-        return dict.fromkeys(topics, self._cluster.topic)
+        return dict.fromkeys(names, self._cluster.topic)
 
     def groups(self, names: Iterable[str]) -> dict[str, Group | Reason]:
         return dict.fromkeys(names, self._cluster.group)
@@ -67,15 +73,26 @@ class ScriptedHeads:
         self._cluster = cluster
 
     def created(self, positions: Collection[tuple[TopicPartition, int]]) -> dict[tuple[TopicPartition, int], datetime]:
+        self._cluster.heads_read.append(len(positions))
         self._cluster.error = self._cluster.error or self._cluster.error_after_heads
         return dict.fromkeys(positions, CREATED) if self._cluster.has_head else {}
+
+    def logs(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Log]:
+        self._cluster.asked_together += 1
+        if not isinstance(self._cluster.log, Log):
+            raise errors.KafkaTimeoutError
+        return dict.fromkeys(partitions, self._cluster.log)
+
+    def read(self, spans: Mapping[TopicPartition, tuple[int, int]], take: object) -> dict[TopicPartition, int]:
+        assert take is not None
+        return {place: end for place, (_, end) in spans.items()}
 
     def close(self) -> None:
         raise errors.KafkaConnectionError  # as clients do that no longer work
 
 
 async def read(cluster: Cluster, times: int = 1) -> Sequence[QueueReading]:
-    reader = KafkaQueueReader(cluster.open)
+    reader = KafkaQueueReader(cluster.open, LetterBook(()))
     try:
         for _ in range(times - 1):
             await reader.read([LETTERS])
@@ -91,6 +108,31 @@ async def test_clients_that_work_are_used_again() -> None:
 
     assert reading.partitions[0].head_at == CREATED
     assert (cluster.opened, cluster.closed) == (1, 1)
+
+
+async def test_a_partition_that_has_no_leader_is_not_asked_for_together_with_the_others() -> None:
+    cluster = Cluster(topic=Topic("first", {0: NO_LEADER}))
+
+    await read(cluster)
+
+    assert cluster.asked_together == 0
+
+
+async def test_a_head_is_read_once_while_the_group_stands_still_and_again_in_a_topic_made_anew() -> None:
+    cluster = Cluster()
+    reader = KafkaQueueReader(cluster.open, LetterBook(()))
+    for _ in range(3):
+        (reading,) = await reader.read([LETTERS])
+        assert reading.partitions[0].head_at == CREATED
+    assert cluster.heads_read == [1, 0, 0]
+
+    cluster.topic = Topic("second", {0: 1})
+    await reader.read([LETTERS])
+    cluster.group = Group({PLACE: 4}, members=1)
+    await reader.read([LETTERS])
+    await reader.close()
+
+    assert cluster.heads_read == [1, 0, 0, 1, 1]
 
 
 async def test_a_topic_that_does_not_exist_is_no_fault_of_the_clients() -> None:

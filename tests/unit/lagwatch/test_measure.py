@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from services.chassis.lag import Queue
 from services.lagwatch.actions.measure import MeasureQueues
 from services.lagwatch.ports import Reason
@@ -19,13 +21,15 @@ def clock() -> datetime:
 
 
 def measuring(broker: InMemoryQueues, board: BoardOfLists) -> MeasureQueues:
-    return MeasureQueues([LETTERS, EVENTS], broker, board, clock)
+    return MeasureQueues([LETTERS, EVENTS], [], broker, board, clock)
 
 
 def two_topics() -> InMemoryQueues:
     broker = InMemoryQueues()
     broker.create("letters", partitions=2)
     broker.create("events")
+    for topic, partition in (("letters", 0), ("letters", 1), ("events", 0)):
+        broker.commit("mailer" if topic == "letters" else "otp", topic, partition, 0)
     return broker
 
 
@@ -90,10 +94,64 @@ async def test_an_age_that_cannot_be_read_is_a_reason_and_the_lag_is_shown_all_t
     assert board.latest(LETTERS).partitions[0].messages == 1
 
 
+async def test_an_age_that_cannot_be_read_again_is_the_one_known_before_while_the_group_stands_still() -> None:
+    broker, board = two_topics(), BoardOfLists()
+    broker.append("letters", 0, NOW - timedelta(seconds=9))
+    measure = measuring(broker, board)
+    await measure()
+    broker.unreadable_heads.add(("letters", 0))
+
+    failures = await measure()
+
+    assert failures == frozenset()
+    assert board.latest(LETTERS).partitions[0].oldest_at == NOW - timedelta(seconds=9)
+
+
+async def test_a_topic_made_anew_has_no_past() -> None:
+    broker, board = two_topics(), BoardOfLists()
+    broker.append("letters", 0, NOW - timedelta(seconds=9))
+    measure = measuring(broker, board)
+    await measure()
+    broker.delete("letters")
+    broker.create("letters")
+    broker.append("letters", 0, NOW)
+    broker.unreadable_heads.add(("letters", 0))
+
+    await measure()
+
+    assert board.latest(LETTERS).partitions[0].is_age_unknown
+
+
+async def test_a_group_that_never_read_is_told_and_everything_waits_for_it() -> None:
+    broker, board = InMemoryQueues(), BoardOfLists()
+    broker.create("letters")
+    broker.append("letters", 0, NOW - timedelta(seconds=9))
+
+    failures = await MeasureQueues([LETTERS], [], broker, board, clock)()
+
+    letters = board.latest(LETTERS)
+    assert failures == {Reason.GROUP_UNKNOWN}
+    assert (letters.partitions[0].messages, letters.is_complete, letters.is_doubtful) == (1, True, True)
+
+
+@pytest.mark.parametrize("committed", [1, 9], ids=["deleted unread", "of another log"])
+async def test_a_commit_that_the_log_does_not_hold_is_told_and_what_it_holds_waits(committed: int) -> None:
+    broker, board = two_topics(), BoardOfLists()
+    broker.append("letters", 0, *[NOW] * 5)
+    broker.cut("letters", 0, before=3)
+    broker.commit("mailer", "letters", 0, committed)
+
+    failures = await measuring(broker, board)()
+
+    assert failures == {Reason.OFFSET_OUT_OF_RANGE}
+    assert board.latest(LETTERS).partitions[0].messages == 2
+    assert board.latest(LETTERS).is_doubtful
+
+
 async def test_what_was_measured_is_as_old_as_the_question_not_as_the_answer() -> None:
     broker, board = two_topics(), BoardOfLists()
     times = iter([NOW, NOW + timedelta(seconds=3)])
 
-    await MeasureQueues([EVENTS], broker, board, lambda: next(times))()
+    await MeasureQueues([EVENTS], [], broker, board, lambda: next(times))()
 
     assert board.latest(EVENTS).measured_at == NOW

@@ -11,6 +11,8 @@ from services.chassis.lag import Queue
 from services.chassis.settings import read_settings
 from services.lagwatch.settings import LagwatchSettings
 
+TIERS = {"otp": ("1s", "3s", "10s", "30s", "1m"), "notice": ("1m", "10m", "1h", "6h")}
+
 
 @pytest.fixture(autouse=True)
 def laptop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,22 +30,52 @@ def test_both_lanes_are_watched_there_and_back_unless_told_otherwise() -> None:
         Queue("mailer-wanted", "otp.code-wanted.v1"),
         Queue("mailer-notice", "notice.requested.v1"),
         *(
-            Queue(f"mailer-retry-otp-{delay}", f"mail.retry.otp.{delay}.v1")
-            for delay in ("1s", "3s", "10s", "30s", "1m")
-        ),
-        *(
-            Queue(f"mailer-retry-notice-{delay}", f"mail.retry.notice.{delay}.v1")
-            for delay in ("1m", "10m", "1h", "6h")
+            Queue(f"mailer-retry-{lane}-{delay}", f"mail.retry.{lane}.{delay}.v1")
+            for lane, delays in TIERS.items()
+            for delay in delays
         ),
         Queue("otp", "mail.delivery.otp.v1"),
         Queue("dossier", "mail.delivery.notice.v1"),
     )
-    assert settings.poll_interval == timedelta(seconds=2)
+    assert settings.poll_interval == timedelta(seconds=5)
+
+
+def test_the_lanes_are_those_of_the_mailer_with_all_their_tiers() -> None:
+    otp, notice = read_settings(LagwatchSettings).lanes
+
+    assert (otp.name, otp.main, otp.deliveries) == (
+        "otp",
+        Queue("mailer-otp", "otp.code-requested.v1"),
+        Queue("otp", "mail.delivery.otp.v1"),
+    )
+    assert [tier.topic for tier in otp.tiers] == [f"mail.retry.otp.{delay}.v1" for delay in TIERS["otp"]]
+    assert notice.main == Queue("mailer-notice", "notice.requested.v1")
+    assert [tier.group for tier in notice.tiers] == [f"mailer-retry-notice-{delay}" for delay in TIERS["notice"]]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "told"),
+    [
+        ("otp,otp", "names a lane twice"),
+        ("wanted", "'wanted' needs one queue of the group mailer-wanted and one of the topic mail.delivery.wanted.v1"),
+    ],
+)
+def test_a_lane_that_is_no_lane_is_told_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lanes: str, told: str
+) -> None:
+    monkeypatch.setenv("LAGWATCH_LANES", lanes)
+
+    with pytest.raises(SystemExit):
+        read_settings(LagwatchSettings)
+
+    assert f"LAGWATCH_LANES: {told}" in capsys.readouterr().err
 
 
 def test_queues_are_read_from_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAGWATCH_QUEUES", "mailer=letters.v1, audit=letters.v1,")
+    monkeypatch.setenv("LAGWATCH_LANES", "none")
 
+    assert read_settings(LagwatchSettings).lanes == ()
     assert read_settings(LagwatchSettings).queues == (Queue("mailer", "letters.v1"), Queue("audit", "letters.v1"))
 
 

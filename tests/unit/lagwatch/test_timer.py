@@ -30,7 +30,7 @@ class Process:
         self.health = Health()
         self.registry = CollectorRegistry()
         metrics = LagwatchMetrics(self.registry, system_clock, Reason)
-        measure = MeasureQueues([LETTERS], reader, BoardOfLists(), system_clock)
+        measure = MeasureQueues([LETTERS], [], reader, BoardOfLists(), system_clock)
         self.timer = measure_for_ever(measure, metrics, self.health, system_clock, interval=SHORT)
 
     def failures(self, reason: Reason) -> float:
