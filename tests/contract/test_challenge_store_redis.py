@@ -175,6 +175,9 @@ class Rig:
             "unpublished": lambda: store.unpublished(older_than=timedelta(0), most=9),
             "published": lambda: store.published([(entry, STANDS)]),
             "outbox_size": store.outbox_size,
+            "outbox_oldest": store.outbox_oldest,
+            "over": lambda: store.over(longer_than=timedelta(0), most=9),
+            "forget_end": lambda: store.forget_end([store.mint_id(PURPOSE, "citizen-7")]),
             "ping": store.ping,
         }
 
