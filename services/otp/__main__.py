@@ -54,13 +54,15 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         code_keys = read_keyring(settings.code_keys_file)
         handle_keys = read_keyring(settings.handle_keys_file)
         index_keys = read_keyring(settings.index_keys_file)
-        sealer = KeyringSealer(read_keyring(settings.seal_code_keys_file))
+        seal_keys = read_keyring(settings.seal_code_keys_file)
         callers = read_callers(settings.callers_file)
         credentials = read_tls(settings.grpc_certificate_file, settings.grpc_key_file)
     health = Health()
     registry = new_registry("otp", "0.1.0")
     metrics = OtpMetrics(registry, policy.purposes)
     show_policy(policy, metrics)
+    code_keys.on_unknown.append(metrics.keys_unknown.labels("code").inc)
+    seal_keys.on_unknown.append(metrics.keys_unknown.labels("seal_code").inc)
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(http_page(settings.http_address, registry, health))
         await parts.enter_async_context(probe_server(settings.probe_address, health))
@@ -71,9 +73,9 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         queue = await parts.enter_async_context(queue_sampled(settings, metrics, lambda: share_of_all(inboxes)))
         changes = RedisChanges(redis)
         store = RedisChallengeStore(redis, KafkaEncoder(policy), metrics, changes=changes)
-        announce = AnnounceEntries(store, KafkaEvents(producer))
+        announce = AnnounceEntries(store, KafkaEvents(producer, metrics))
         parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
-        mint = KeyringMint(sealer, code_keys, system_clock)
+        mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
         verbs = OtpVerbs(
             issue=IssueCode(store, mint, announce, queue, policy, handle_keys=handle_keys, index_keys=index_keys),
             resend=ResendCode(store, mint, announce, queue, policy),

@@ -11,6 +11,7 @@ CAUSES = ("requested", "resent", "reissued")
 RESEND_OUTCOMES = ("queued", "still_queued", "not_yet", "not_open")
 VERDICTS = ("accepted", "wrong", "expired", "locked", "used", "unknown")
 CODE_FATES = ("in_time", "late", "never", "unproved")
+RINGS = ("code", "seal_code")
 PROMPT = ("yes", "no")
 FATES = ("handed_over", "deferred", "delivered", "bounced", "refused", "dropped")
 
@@ -89,11 +90,31 @@ class OtpMetrics:
         self.queue_sample_failures = Counter(
             "otp_queue_sample_failures", "Samples of the mailer's queue that failed.", registry=registry
         )
+        self.publish_seconds = Histogram(
+            "otp_publish_duration_seconds",
+            "From the hand to the producer to the broker's acknowledgement, or to giving up.",
+            buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 15, 30),
+            registry=registry,
+        )
+        self.publish_failures = Counter(
+            "otp_publish_failures", "Events that the broker did not acknowledge in time; they stay.", registry=registry
+        )
+        self.keys_unknown = _counter(
+            registry,
+            "otp_keys_unknown",
+            "Times a challenge named a key that this process does not have. Page on any increase.",
+            ring=RINGS,
+        )
         self.redis_seconds = Histogram(
             "redis_client_duration_seconds",
             "One script or command, seen from here. Buckets from a loopback round trip to the socket timeout.",
             ["command_class"],
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1),
+            registry=registry,
+        )
+        self.store_clock_offset = Gauge(
+            "otp_store_clock_offset_seconds",
+            "How far Redis's clock, which codes live by, is ahead of this host's; to a round trip.",
             registry=registry,
         )
         self.redis_errors = Counter("redis_client_errors", "Redis calls that failed.", registry=registry)

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, TypeVar
 
 import msgspec
@@ -242,6 +242,7 @@ class RedisChallengeStore:
         """Implements `ChallengeStore`."""
         async with self._call("sweep"):
             seconds, micros = await self._redis.time()
+            self._metrics.store_clock_offset.set(int(seconds) + int(micros) / 1_000_000 - time())
             last = int(seconds) * 1000 + int(micros) // 1000 - int(older_than.total_seconds() * 1000)
             pipeline = self._redis.pipeline(transaction=False)
             for shard in range(SHARDS):

@@ -9,9 +9,11 @@ from typing import cast
 import msgspec
 import pytest
 from kip.otp.v1 import otp_events_pb2
+from prometheus_client import CollectorRegistry
 
 from services.chassis.events import Envelope
 from services.chassis.kafka_producer import BrokerAway, Producer, RecordPosition
+from services.otp.metrics import OtpMetrics
 from services.otp.outbound.kafka_events import CODE_REQUESTED, CODE_WANTED, KafkaEncoder, KafkaEvents
 from services.otp.ports import EventSink, OutboxEntry, Position, PublishFailed
 from services.otp.rules.announcement import Announcement, LetterWanted, WishChanged
@@ -153,7 +155,7 @@ def sink(request: pytest.FixtureRequest) -> tuple[EventSink, Road | EventList]:
         events = EventList()
         return events, events
     road = Road()
-    return KafkaEvents(cast("Producer", road)), road
+    return KafkaEvents(cast("Producer", road), OtpMetrics(CollectorRegistry(), [])), road
 
 
 def _entry() -> OutboxEntry:
