@@ -237,7 +237,7 @@ async def http_page(address: str, registry: CollectorRegistry, health: Health) -
     await runner.setup()
     host, port = split_host_port(address)
     await web.TCPSite(runner, host, port).start()
-    watching = asyncio.create_task(_watch_loop(registry))
+    watching = asyncio.create_task(_watch_loop(loop_lag(registry)))
     try:
         yield
     finally:
@@ -247,14 +247,18 @@ async def http_page(address: str, registry: CollectorRegistry, health: Health) -
         await runner.cleanup()
 
 
-async def _watch_loop(registry: CollectorRegistry) -> None:
-    """Measure how late the event loop wakes who sleeps: what a call that blocks costs everybody else."""
-    lag = Histogram(
+def loop_lag(registry: CollectorRegistry) -> Histogram:
+    """Register what the watching of the event loop measures; one per process."""
+    return Histogram(
         "eventloop_lag_seconds",
         "How late the event loop woke a task that slept. Buckets from a calm loop to one that a probe takes for dead.",
         buckets=(0.005, 0.02, 0.1, 0.5, 2, 5),
         registry=registry,
     )
+
+
+async def _watch_loop(lag: Histogram) -> None:
+    """Measure how late the event loop wakes who sleeps: what a call that blocks costs everybody else."""
     while True:
         due = time.monotonic() + LOOP_LOOK_S
         await asyncio.sleep(LOOP_LOOK_S)

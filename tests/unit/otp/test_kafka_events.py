@@ -173,6 +173,19 @@ async def test_a_sink_publishes_what_it_is_given_and_says_where_it_stands(
     assert stands == [Position(0, 0), Position(0, 1)]
 
 
+async def test_publishing_is_timed_and_its_failures_are_counted() -> None:
+    road, registry = Road(), CollectorRegistry()
+    events = KafkaEvents(cast("Producer", road), OtpMetrics(registry, []))
+
+    await events.publish(_entry(), within=WITHIN)
+    road.is_away = True
+    with pytest.raises(PublishFailed):
+        await events.publish(_entry(), within=WITHIN)
+
+    assert registry.get_sample_value("otp_publish_duration_seconds_count") == 2
+    assert registry.get_sample_value("otp_publish_failures_total") == 1
+
+
 async def test_a_sink_whose_broker_is_away_says_so_in_the_ports_words(
     sink: tuple[EventSink, Road | EventList],
 ) -> None:
