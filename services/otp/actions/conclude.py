@@ -44,7 +44,7 @@ class ConcludeChallenges:
             purpose = self._policy.find(challenge.purpose) if challenge else None
             if challenge is None or purpose is None:
                 return  # gone, or of a purpose that is: there is nothing to judge it by
-            after = concluded(challenge, purpose, loaded.now)
+            after = concluded(challenge, purpose)
             if after is None:
                 return
             reached = milestones(challenge, after, purpose)

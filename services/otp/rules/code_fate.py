@@ -55,8 +55,7 @@ def with_entry_judged(challenge: Challenge, right: Collection[int], purpose: Pur
     def fate(generation: Generation) -> CodeFate | None:
         if generation.number not in right:
             return None
-        is_early = now + purpose.reserve <= generation.good_until(challenge.ends_at)
-        in_time = is_early and generation.is_good(challenge.ends_at, now)
+        in_time = now + purpose.reserve <= generation.good_until(challenge.ends_at)
         return CodeFate.IN_TIME if in_time else CodeFate.LATE
 
     return _judged(challenge, fate)
@@ -79,10 +78,8 @@ def with_news_judged(challenge: Challenge, purpose: Purpose) -> Challenge:
     return _judged(challenge, fate)
 
 
-def concluded(challenge: Challenge, purpose: Purpose, now: datetime) -> Challenge | None:
-    """Return the challenge, one version on, with every code judged; `None` when none is open, or the end is ahead."""
-    if now <= challenge.ends_at:
-        return None
+def concluded(challenge: Challenge, purpose: Purpose) -> Challenge | None:
+    """Return a challenge that is over, one version on, with every code judged; `None` when none was open."""
 
     def fate(generation: Generation) -> CodeFate:
         is_unproved = generation.handed_over_at or _was_withdrawn(challenge, generation, purpose)

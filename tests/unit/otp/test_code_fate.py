@@ -276,6 +276,17 @@ async def test_no_version_tells_callers_that_a_code_of_a_safe_purpose_was_judged
     assert fates(desk) == [IN_TIME, UNPROVED]
 
 
+async def test_no_version_tells_callers_that_a_letter_which_never_left_was_judged() -> None:
+    desk = Desk(policy=Policy({PURPOSE.name: replace(PURPOSE, enumeration_safe=True)}))
+    issued = await desk.ask()
+    before = await desk.later(END_S + GRACE_S).get("portal", issued.handle)
+
+    await desk.conclude()
+
+    assert fates(desk) == [NEVER]
+    assert await desk.get("portal", issued.handle) == before
+
+
 @pytest.mark.parametrize(("seconds", "is_prompt"), [(PROMPT_S, True), (PROMPT_S + 0.001, False)])
 async def test_a_hand_over_is_told_once_by_whether_it_was_prompt(seconds: float, is_prompt: bool) -> None:  # noqa: FBT001 - a case
     desk = Desk()
