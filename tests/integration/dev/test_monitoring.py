@@ -15,6 +15,7 @@ from deploy.dev.monitoring import COMPONENT, PROGRAMS, Alertmanager, Prometheus,
 from services.chassis.telemetry import new_registry
 from tests.conditions import wait_until
 from tests.integration.dev.metrics_server import metrics_server
+from tests.servers.prometheus_tools import checked
 from tests.servers.require import require
 
 
@@ -57,6 +58,46 @@ def test_the_rules_of_the_cluster_are_loaded_and_an_alert_reaches_alertmanager(w
 
     assert {group["name"] for group in groups} == {"kip-queue", "kip-queue-alerts", "kip-objectives"}
     wait_until(lambda: "Watchdog" in heard(), within_s=60, what="the watchdog at Alertmanager")
+
+
+STAGES = ("slow", "predicted", "doomed", "dying")
+
+
+@pytest.mark.parametrize("worst", STAGES)
+def test_of_the_stages_of_one_overload_only_the_worst_is_said(watched: dict[str, str], worst: str) -> None:
+    stages = STAGES[: STAGES.index(worst) + 1]
+    for stage in stages:
+        _raise(watched, f"Made{stage}", f"stage={stage}", f"slo=of-{worst}", "severity=page")
+    _raise(watched, "MadeElsewhere", "stage=slow", f"slo=beside-{worst}", "severity=page")
+
+    def states() -> dict[str, str]:
+        alerts = ask(watched["alertmanager"], "/api/v2/alerts")
+        ours = [alert for alert in alerts if alert["labels"].get("slo") in {f"of-{worst}", f"beside-{worst}"}]
+        return {alert["labels"]["alertname"]: alert["status"]["state"] for alert in ours}
+
+    expected = {f"Made{stage}": "suppressed" for stage in stages} | {
+        f"Made{worst}": "active",
+        "MadeElsewhere": "active",
+    }
+    wait_until(lambda: states() == expected, within_s=30, what=f"{expected}")
+
+
+def test_a_budget_that_burns_needs_no_ticket_that_it_leaks(watched: dict[str, str]) -> None:
+    _raise(watched, "OtpEmailErrorBudgetBurn", "slo=budget", "severity=page")
+    for name in ("OtpEmailErrorBudgetLeak", "OtpPromptnessBurn"):
+        _raise(watched, name, "slo=budget", "severity=ticket")
+
+    def inhibited() -> str:
+        url = f"--alertmanager.url=http://{watched['alertmanager']}"
+        return checked("amtool", "alert", "query", "--inhibited", "slo=budget", url)
+
+    tickets = ["OtpEmailErrorBudgetLeak", "OtpPromptnessBurn"]
+    wait_until(lambda: all(name in inhibited() for name in tickets), within_s=30, what="the inhibited tickets")
+    assert "OtpEmailErrorBudgetBurn" not in inhibited()
+
+
+def _raise(watched: dict[str, str], name: str, *labels: str) -> None:
+    checked("amtool", "alert", "add", name, *labels, f"--alertmanager.url=http://{watched['alertmanager']}")
 
 
 def test_where_they_are_not_installed_it_is_said_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
