@@ -252,7 +252,7 @@ def loop_lag(registry: CollectorRegistry) -> Histogram:
     return Histogram(
         "eventloop_lag_seconds",
         "How late the event loop woke a task that slept. Buckets from a calm loop to one that a probe takes for dead.",
-        buckets=(0.005, 0.02, 0.1, 0.5, 2, 5),
+        buckets=(0.02, 0.1, 0.5, 2),
         registry=registry,
     )
 
