@@ -18,6 +18,7 @@ from typing import TextIO
 
 from deploy.dev.cache_folder import one_at_a_time
 from deploy.dev.log_follower import LogFollower
+from deploy.dev.monitoring import why_unwatched
 from deploy.dev.orphan_guard import find_start_time
 from deploy.dev.problem import disk_full_told, told_in_words
 from deploy.dev.process_table import CREATE_TOPICS, PROCESSES, ProcessSpec, fixed_ports, port_base
@@ -36,6 +37,8 @@ ADDRESSES = (
     ("metrics of mailer", "mailer.http", "http://{}/metrics"),
     ("metrics of dossier", "dossier.http", "http://{}/metrics"),
     ("metrics of lagwatch", "lagwatch.http", "http://{}/metrics"),
+    ("rules, alerts, queries", "prometheus", "http://{}/classic/alerts"),
+    ("alerts as routed", "alertmanager", "amtool alert query --alertmanager.url=http://{}"),
     ("relay (SMTP)", "inbox.smtp", "{}"),
     ("Kafka", "kafka", "{}"),
     ("Redis", "redis", "redis://{}"),
@@ -48,7 +51,7 @@ class Laptop:
     Args:
         directory: of the stack.
         terminal: who hears.
-        processes, topics: as `Stack` takes them.
+        processes, topics, is_watched: as `Stack` takes them.
     """
 
     def __init__(
@@ -57,12 +60,15 @@ class Laptop:
         terminal: Terminal,
         processes: Sequence[ProcessSpec] = PROCESSES,
         topics: Sequence[str] = CREATE_TOPICS,
+        *,
+        is_watched: bool = True,
     ) -> None:
         self._directory = directory.absolute()
         self._state_file = self._directory / "stack.json"
         self._terminal = terminal
         self._processes = processes
         self._topics = topics
+        self._is_watched = is_watched
 
     def up(self) -> int:
         """Start everything and leave it running; say where it answers. Returns the exit code, as all commands do."""
@@ -73,6 +79,8 @@ class Laptop:
             started = time.monotonic()
             state = self._start()
         self._terminal.line(f"The stack is up after {time.monotonic() - started:.1f} s.")
+        if self._is_watched and (missing := why_unwatched()) is not None:
+            self._terminal.line(missing)
         self._say_addresses(state)
         return 0
 
@@ -125,6 +133,7 @@ class Laptop:
             ports=fixed_ports(port_base()),
             processes=self._processes,
             topics=self._topics,
+            is_watched=self._is_watched,
             terminal=self._terminal,
         )
         try:

@@ -30,6 +30,8 @@ OFFSETS = {
     "redis": 50,
     "kafka": 60,
     "kafka.controller": 61,
+    "prometheus": 70,
+    "alertmanager": 71,
 }
 
 CREATE_TOPICS = ("deploy.create_topics", "--brokers", "{kafka}")

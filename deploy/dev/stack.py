@@ -1,6 +1,6 @@
 """The whole stack of a laptop as one thing that starts in order, and stops in reverse.
 
-    kafka, redis, inbox  →  topics  →  otp, mailer, dossier, lagwatch
+    kafka, redis, inbox, alertmanager, prometheus  →  topics  →  otp, mailer, dossier, lagwatch
 
 Each arrow waits: for servers that answer, for topics that exist, for services whose readiness page says 200. Whatever
 goes wrong, and whenever Ctrl-C comes, what was started is stopped before the problem is told. `python -m
@@ -21,6 +21,7 @@ from typing import Self
 
 from deploy.dev.kafka_broker import KafkaBroker
 from deploy.dev.key_files import write_secrets
+from deploy.dev.monitoring import Alertmanager, Prometheus, why_unwatched
 from deploy.dev.problem import disk_full_told, refuse_small_disk
 from deploy.dev.process_table import CREATE_TOPICS, PROCESSES, ProcessSpec, filled
 from deploy.dev.python_process import CHECKOUT, PythonProcess, python_environment
@@ -44,6 +45,7 @@ class Stack:
         settings: more environment for a process, by its name.
         processes: the Python processes to run.
         topics: module and arguments that create the topics; empty for none.
+        is_watched: run Prometheus and Alertmanager too, where they are installed.
         terminal: who hears what is going on.
     """
 
@@ -55,6 +57,7 @@ class Stack:
         settings: Mapping[str, Mapping[str, str]] | None = None,
         processes: Sequence[ProcessSpec] = PROCESSES,
         topics: Sequence[str] = CREATE_TOPICS,
+        is_watched: bool = False,
         terminal: Terminal | None = None,
     ) -> None:
         self.directory = directory.absolute()
@@ -66,7 +69,9 @@ class Stack:
         self._give_up = threading.Event()
         python = {spec.name: self._python_process(spec) for spec in processes}
         self._servers = [*self._own_servers(), *(python[spec.name] for spec in processes if not spec.is_service)]
-        self._services = [python[spec.name] for spec in processes if spec.is_service]
+        self._services: list[ServerProcess] = [python[spec.name] for spec in processes if spec.is_service]
+        if is_watched and why_unwatched() is None:
+            self._servers += self._watchers()
         if unknown := self._settings.keys() - {process.name for process in self.processes()}:
             raise ValueError(f"settings for processes that are not in the stack: {', '.join(sorted(unknown))}")
 
@@ -144,6 +149,20 @@ class Stack:
             terminal=self._terminal,
         )
         return [kafka, ValkeyServer(self.directory / "redis", self._ports.get("redis"), log=self._log_file("redis"))]
+
+    def _watchers(self) -> list[ServerProcess]:
+        def targets() -> dict[str, str]:
+            pages = {service.name: self.address(f"{service.name}.http") for service in self._services}
+            return pages | {"alertmanager": self.address("alertmanager")}
+
+        place, ports = self.directory / "monitoring", self._ports
+        alertmanager = Alertmanager(
+            place / "alertmanager", ports.get("alertmanager"), log=self._log_file("alertmanager")
+        )
+        prometheus = Prometheus(
+            place / "prometheus", ports.get("prometheus"), log=self._log_file("prometheus"), targets=targets
+        )
+        return [alertmanager, prometheus]
 
     def _python_process(self, spec: ProcessSpec) -> PythonProcess:
         settings = self._settings.get(spec.name, {})

@@ -31,6 +31,7 @@ from services.chassis.errors import ServiceError, Words
 from services.chassis.grpc_callers import Callers, NotAuthenticated, calling_as
 from services.chassis.grpc_refusals import status_of
 from services.chassis.grpc_streams import OpenStreams
+from services.chassis.telemetry import exemplar
 
 DEADLINE = timedelta(seconds=10)
 CANCELLED_WITHIN_S = 1.0  # from a failed write to the cancellation of its task: milliseconds, on a busy machine more
@@ -148,7 +149,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 raise (_Late if deadline.expired() else error) from error
             finally:
                 self._in_hand -= 1
-                self._metrics.seconds.labels(*names).observe(time.perf_counter() - started)
+                self._metrics.seconds.labels(*names).observe(time.perf_counter() - started, exemplar())
 
         async def call(request: Any, context: Context) -> Any:
             return await self._told(asked, context, answer(request, context))

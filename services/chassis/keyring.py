@@ -20,7 +20,7 @@ import hmac
 import json
 import secrets
 from base64 import b64decode
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,6 +90,8 @@ class Keyring:
             self._keys[key.kid] = key
         if not self._keys:
             raise ValueError("the ring is empty")
+        self.on_unknown: list[Callable[[], None]] = []
+        """Told each time something names a key that is not in the ring."""
 
     def minting(self, now: datetime) -> Key:
         """Return the newest key that may make something new at `now`.
@@ -125,6 +127,8 @@ class Keyring:
         try:
             return self._keys[kid]
         except KeyError as missing:
+            for tell in self.on_unknown:
+                tell()
             raise UnknownKey(kid) from missing
 
     def seal(self, plain: bytes, *, about: Sequence[str], now: datetime) -> Seal:

@@ -10,6 +10,8 @@ are let through once a second per message.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import re
 import sys
@@ -24,7 +26,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
-from prometheus_client import CollectorRegistry, Info, disable_created_metrics
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Info, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from structlog.typing import EventDict, WrappedLogger
@@ -36,6 +38,7 @@ DIGITS = re.compile(r"(?<![\w.-])\d{6,8}(?!\w|[.:-]\w)")  # a lone run of as man
 SECRET_FIELDS = frozenset(
     {"address", "authorization", "code", "context", "email", "handle", "name", "password", "secret", "token"}
 )
+LOOP_LOOK_S = 0.5  # twice a second costs nothing, and a loop that hangs for longer is seen whenever it began
 CHATTY = ("aiokafka", "kafka", "faust", "mode")
 
 
@@ -188,10 +191,28 @@ def _quiet(once: OncePerSecond) -> Callable[[logging.LogRecord], bool]:
     return allowed
 
 
+def exemplar() -> dict[str, str] | None:
+    """Return what ties an observation to the trace that goes on here; none outside of any.
+
+    Only the OpenMetrics form of a page shows exemplars, which is what Prometheus asks for.
+    """
+    span = trace.get_current_span().get_span_context()
+    return {"trace_id": f"{span.trace_id:032x}"} if span.is_valid else None
+
+
 def new_registry(service: str, version: str, *collectors: Collector) -> CollectorRegistry:
-    """Return a registry with `<service>_build_info` and the given collectors; nothing registers itself at import."""
+    """Return a registry with `<service>_build_info`, what any process tells of itself, and the given collectors.
+
+    Nothing registers itself at import.
+    """
     registry = CollectorRegistry()
     Info(f"{service}_build", "Version of the running code.", registry=registry).info({"version": version})
+    ProcessCollector(registry=registry)
+    Gauge(
+        "process_clock_timestamp_seconds",
+        "What this host's clock shows at the scrape (Unix time); against the scraper's own it tells the skew.",
+        registry=registry,
+    ).set_function(time.time)
     for collector in collectors:
         registry.register(collector)
     return registry
@@ -199,7 +220,7 @@ def new_registry(service: str, version: str, *collectors: Collector) -> Collecto
 
 @asynccontextmanager
 async def http_page(address: str, registry: CollectorRegistry, health: Health) -> AsyncIterator[None]:
-    """Serve `/metrics` (text or OpenMetrics), `/healthz` and `/readyz` on one port."""
+    """Serve `/metrics` (text or OpenMetrics), `/healthz` and `/readyz` on one port; watch the event loop meanwhile."""
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -219,7 +240,29 @@ async def http_page(address: str, registry: CollectorRegistry, health: Health) -
     await runner.setup()
     host, port = split_host_port(address)
     await web.TCPSite(runner, host, port).start()
+    watching = asyncio.create_task(_watch_loop(loop_lag(registry)))
     try:
         yield
     finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
         await runner.cleanup()
+
+
+def loop_lag(registry: CollectorRegistry) -> Histogram:
+    """Register what the watching of the event loop measures; one per process."""
+    return Histogram(
+        "eventloop_lag_seconds",
+        "How late the event loop woke a task that slept. Buckets from a calm loop to one that a probe takes for dead.",
+        buckets=(0.02, 0.1, 0.5, 2),
+        registry=registry,
+    )
+
+
+async def _watch_loop(lag: Histogram) -> None:
+    """Measure how late the event loop wakes who sleeps: what a call that blocks costs everybody else."""
+    while True:
+        due = time.monotonic() + LOOP_LOOK_S
+        await asyncio.sleep(LOOP_LOOK_S)
+        lag.observe(max(0.0, time.monotonic() - due))

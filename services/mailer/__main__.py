@@ -94,14 +94,18 @@ async def serve(settings: MailerSettings, stopping: Stopping) -> None:
     """Mail until `stopping`, then let letters in hand finish."""
     with reading_files():
         code_keys = read_keyring(settings.code_keys_file)
-        codes = CodeOrders(read_keyring(settings.seal_code_keys_file), ZoneInfo(settings.time_zone))
-        notices = NoticeOrders(read_keyring(settings.seal_notice_keys_file), settings.patience_notice)
+        seal_code_keys = read_keyring(settings.seal_code_keys_file)
+        seal_notice_keys = read_keyring(settings.seal_notice_keys_file)
+        codes = CodeOrders(seal_code_keys, ZoneInfo(settings.time_zone))
+        notices = NoticeOrders(seal_notice_keys, settings.patience_notice)
         texts = JinjaTexts()
         relay = _relay(settings)
     health = Health()
     registry = new_registry("mailer", "0.1.0")
     breaker = Breaker()
     metrics, inboxes = MailerMetrics(registry), InboxMetrics.on(registry)
+    for name, ring in (("code", code_keys), ("seal_code", seal_code_keys), ("seal_notice", seal_notice_keys)):
+        ring.on_unknown.append(metrics.keys_unknown.labels(name).inc)
     shared = Shared(settings, relay, code_keys, texts, metrics, inboxes, health, breaker)
     otp = LaneOptions(
         Lane.OTP, codes, settings.slots_otp, settings.reply_timeout_otp, settings.retry_delays_otp, breaker

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 LANES = ("otp", "notice")
 OUTCOMES = ("handed_over", "refused", "dropped", "dead_lettered")
+RINGS = ("code", "seal_code", "seal_notice")
 WISHES = ("extended", "withdrawn", "stale")
 ATTEMPT_RESULTS = ("accepted", "deferred", "refused", "connect_error", "cut", "no_reply", "not_wanted")
 
@@ -61,6 +62,14 @@ class MailerMetrics:
             ["kind"],
             registry=registry,
         )
+        self.keys_unknown = Counter(
+            "mailer_keys_unknown",
+            "Times a letter named a key that this process does not have; the letter waits. Page on any increase.",
+            ["ring"],
+            registry=registry,
+        )
+        for ring in RINGS:
+            self.keys_unknown.labels(ring)
         for kind in WISHES:
             self.wishes.labels(kind)
         for lane in LANES:

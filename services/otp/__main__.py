@@ -20,6 +20,7 @@ from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
 from services.otp.actions.cancel import CancelChallenge
+from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
 from services.otp.actions.issue import IssueCode
 from services.otp.actions.resend import ResendCode
@@ -37,10 +38,12 @@ from services.otp.outbound.redis_changes import RedisChanges
 from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
 from services.otp.outbound.sealed_parts import KeyringSealer
 from services.otp.outbound.yaml_policy import read_policy
-from services.otp.ports import StoreUnavailable
+from services.otp.ports import ChallengeStore, StoreUnavailable
+from services.otp.rules.policy import Policy
 from services.otp.settings import OtpSettings
 
 SWEEP_PAUSE = timedelta(seconds=1)
+CONCLUDE_PAUSE = timedelta(seconds=5)
 SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers in 10 ms
 
 
@@ -51,14 +54,15 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         code_keys = read_keyring(settings.code_keys_file)
         handle_keys = read_keyring(settings.handle_keys_file)
         index_keys = read_keyring(settings.index_keys_file)
-        sealer = KeyringSealer(read_keyring(settings.seal_code_keys_file))
+        seal_keys = read_keyring(settings.seal_code_keys_file)
         callers = read_callers(settings.callers_file)
         credentials = read_tls(settings.grpc_certificate_file, settings.grpc_key_file)
     health = Health()
     registry = new_registry("otp", "0.1.0")
     metrics = OtpMetrics(registry, policy.purposes)
-    for purpose in policy.purposes.values():
-        metrics.queue_deadline.labels(purpose.name).set(purpose.deadline.total_seconds())
+    show_policy(policy, metrics)
+    code_keys.on_unknown.append(metrics.keys_unknown.labels("code").inc)
+    seal_keys.on_unknown.append(metrics.keys_unknown.labels("seal_code").inc)
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(http_page(settings.http_address, registry, health))
         await parts.enter_async_context(probe_server(settings.probe_address, health))
@@ -69,9 +73,9 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         queue = await parts.enter_async_context(queue_sampled(settings, metrics, lambda: share_of_all(inboxes)))
         changes = RedisChanges(redis)
         store = RedisChallengeStore(redis, KafkaEncoder(policy), metrics, changes=changes)
-        announce = AnnounceEntries(store, KafkaEvents(producer))
+        announce = AnnounceEntries(store, KafkaEvents(producer, metrics))
         parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
-        mint = KeyringMint(sealer, code_keys, system_clock)
+        mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
         verbs = OtpVerbs(
             issue=IssueCode(store, mint, announce, queue, policy, handle_keys=handle_keys, index_keys=index_keys),
             resend=ResendCode(store, mint, announce, queue, policy),
@@ -111,7 +115,11 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         parts.callback(health.stop)
         structlog.get_logger().info("serving", grpc=settings.grpc_address, http=settings.http_address)
         await until_stopped(
-            stopping, following, changes.listen(), sweep_for_ever(SweepOutbox(store, announce), metrics)
+            stopping,
+            following,
+            changes.listen(),
+            sweep_for_ever(SweepOutbox(store, announce), store, metrics),
+            conclude_for_ever(ConcludeChallenges(store, policy)),
         )
 
 
@@ -121,11 +129,35 @@ def share_of_all(inboxes: Sequence[OrderedInbox]) -> float:
     return DELIVERY_PARTITIONS / assigned if assigned else 0.0
 
 
-async def sweep_for_ever(sweep: SweepOutbox, metrics: OtpMetrics) -> None:
+def show_policy(policy: Policy, metrics: OtpMetrics) -> None:
+    """Export what alerts compare with."""
+    for purpose in policy.purposes.values():
+        metrics.queue_deadline.labels(purpose.name).set(purpose.deadline.total_seconds())
+        metrics.queue_prompt.labels(purpose.name).set(purpose.prompt.total_seconds())
+        metrics.queue_slow.labels(purpose.name).set(purpose.slow.total_seconds())
+        metrics.lifetime.labels(purpose.name).set(purpose.life.total_seconds())
+        metrics.reserve.labels(purpose.name).set(purpose.reserve.total_seconds())
+
+
+async def conclude_for_ever(conclude: ConcludeChallenges) -> None:
+    """Judge the codes of challenges that are over, every few seconds."""
+    while True:
+        try:
+            await conclude()
+        except StoreUnavailable:
+            structlog.get_logger().warning("conclusion_skipped", why="store away")
+        await asyncio.sleep(CONCLUDE_PAUSE.total_seconds())
+
+
+async def sweep_for_ever(sweep: SweepOutbox, store: ChallengeStore, metrics: OtpMetrics) -> None:
     """Sweep the outbox every second; a store that is away is away for the sweep too."""
     while True:
         try:
-            metrics.outbox.set(await sweep())
+            waiting = await sweep()
+            oldest = await store.outbox_oldest() if waiting else None
+            metrics.outbox.set(waiting)
+            metrics.outbox_oldest.set(oldest.timestamp() if oldest else 0)
+            metrics.outbox_swept.set_to_current_time()
         except StoreUnavailable:
             structlog.get_logger().warning("sweep_skipped", why="store away")
         await asyncio.sleep(SWEEP_PAUSE.total_seconds())

@@ -17,6 +17,7 @@ from typing import Protocol
 from services.chassis.errors import Kind, ServiceError, Words
 from services.otp.rules.announcement import Announcement
 from services.otp.rules.challenge import Challenge, Fresh
+from services.otp.rules.code_fate import Milestone
 from services.otp.rules.outlook import Outlook
 from services.otp.rules.subject import Subject
 
@@ -170,10 +171,13 @@ class ChallengeStore(Protocol):
         challenge: Challenge | None = None,
         subject: Subject | None = None,
         announcements: Sequence[Announcement] = (),
+        milestones: Sequence[Milestone] = (),
     ) -> list[OutboxEntry] | None:
         """Write records and outbox entries, all or nothing, if each record's stored version is one below the given one.
 
-        Each record is kept until its `kept_until`. Whoever watches the challenge is given a hint.
+        Each record is kept until its `kept_until`. Whoever watches the challenge is given a hint. The end of a new
+        challenge is remembered for `over`. Milestones are counted if, and after, the commit went in: never twice, and
+        not at all when the process dies or the answer is lost in between.
 
         Returns:
             the entries, to be published; `None` when somebody else was faster: load and decide again.
@@ -205,6 +209,21 @@ class ChallengeStore(Protocol):
 
     async def outbox_size(self) -> int:
         """Count what is not published."""
+
+    async def outbox_oldest(self) -> datetime | None:
+        """Return when the oldest entry that is not published was committed, to the millisecond; `None` = there is none.
+
+        Takes a look at each shard.
+        """
+
+    async def over(self, *, longer_than: timedelta, most: int) -> list[str]:
+        """Return up to `most` ids of challenges whose end lies that far behind and is not forgotten, the first first.
+
+        Their records may be gone.
+        """
+
+    async def forget_end(self, challenge_ids: Sequence[str]) -> None:
+        """Let `over` not return them any more; harmless when repeated."""
 
 
 class EventSink(Protocol):

@@ -21,7 +21,7 @@ from services.otp.ports import ChallengeStore, Changes, Claim, Loaded, Notes, Ou
 from services.otp.rules.announcement import Announcement, LetterWanted, WishChanged
 from services.otp.rules.challenge import Challenge, Handle, SealedPart, Stall
 from services.otp.rules.entry import Answer, Attempt, Entry
-from services.otp.rules.generation import Cause, Generation
+from services.otp.rules.generation import Cause, CodeFate, Generation
 from services.otp.rules.subject import Subject, Wished
 from tests.conditions import eventually
 from tests.fakes.otp import InMemoryChallengeStore
@@ -254,6 +254,7 @@ GENERATIONS = st.builds(
     dropped_at=MAYBE_INSTANTS,
     exposed=st.booleans(),
     told_expired=st.booleans(),
+    code_fate=st.none() | st.sampled_from(CodeFate),
 )
 HANDLES = st.builds(Handle, attempts=st.integers(0, 99), joined=st.booleans(), cancelled=st.booleans())
 ANSWERS = st.builds(Answer, attempts_left=st.integers(0, 9), at=MAYBE_INSTANTS, reference=st.text(max_size=5))

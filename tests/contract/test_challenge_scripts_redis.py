@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 from deploy.dev.valkey_server import ValkeyServer
 from services.otp.outbound.redis_changes import hint_channel
-from services.otp.outbound.redis_store import challenge_key, outbox_key, redis_client, subject_key
+from services.otp.outbound.redis_store import challenge_key, ends_key, outbox_key, redis_client, subject_key
 from services.otp.ports import SHARDS, Position
 from tests.conditions import eventually
 from tests.contract.challenge_stores import (
@@ -93,6 +93,7 @@ async def test_each_form_of_a_commit_touches_what_it_declares_and_no_more(redis:
     made = await world.challenge()
     shard = world.shard(made)
     outbox, challenge, subject = outbox_key(shard), challenge_key(shard, made.id), subject_key(shard, SUBJECT_KEY)
+    ends = ends_key(shard)
     hint = ("SPUBLISH", hint_channel(shard))
     await overheard.runs()
 
@@ -107,13 +108,15 @@ async def test_each_form_of_a_commit_touches_what_it_declares_and_no_more(redis:
         return [("GETRANGE", key), ("SET", key)]
 
     looked, looked_at_subject = ("GETRANGE", challenge), ("GETRANGE", subject)
-    assert one == Run([outbox, challenge], [looked, *written(challenge), *[("XADD", outbox)] * 2, hint])
-    assert alone == Run([outbox, subject], [looked_at_subject, *written(subject)])
-    assert both == Run(
-        [outbox, challenge, subject], [looked, looked_at_subject, *written(challenge), *written(subject), hint]
+    assert one == Run(
+        [outbox, ends, challenge], [looked, *written(challenge), *[("XADD", outbox)] * 2, ("ZADD", ends), hint]
     )
-    assert none == Run([outbox], [("XADD", outbox)])
-    assert lost == Run([outbox, challenge, subject], [looked])
+    assert alone == Run([outbox, ends, subject], [looked_at_subject, *written(subject)])
+    assert both == Run(
+        [outbox, ends, challenge, subject], [looked, looked_at_subject, *written(challenge), *written(subject), hint]
+    )
+    assert none == Run([outbox, ends], [("XADD", outbox)])
+    assert lost == Run([outbox, ends, challenge, subject], [looked])
 
 
 async def test_every_script_declares_what_it_touches_and_stays_in_one_slot(
@@ -138,6 +141,7 @@ async def test_every_script_declares_what_it_touches_and_stays_in_one_slot(
 @pytest.mark.parametrize("shard", [0, 7, SHARDS - 1])
 def test_all_of_a_shard_is_in_one_slot(shard: int) -> None:
     names = [challenge_key(shard, "c00x"), subject_key(shard, SUBJECT_KEY), outbox_key(shard), hint_channel(shard)]
+    names.append(ends_key(shard))
 
     assert len({key_slot(name.encode()) for name in names}) == 1
 
@@ -195,6 +199,10 @@ async def test_a_cluster_serves_every_call(cluster: Redis) -> None:
     await world.store.settle_claim("key", claim("c00joined"))
 
     loaded = await world.load(made, subject_key=SUBJECT_KEY)
+    over = await world.store.over(longer_than=timedelta(hours=-1), most=9)
+    await world.store.forget_end(over)
+    assert (over, await world.store.over(longer_than=timedelta(hours=-1), most=9)) == ([made.id], [])
+    assert await world.store.outbox_oldest() is None
     assert (found, await world.store.outbox_size()) == (entries, 0)
     assert (loaded.challenges, loaded.subject) == ({made.id: made}, subject_of(made))
     assert loaded.notes[made.id].position == STANDS

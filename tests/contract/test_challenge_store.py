@@ -354,6 +354,50 @@ class ChallengeStoreContract:
 
         assert await world.store.outbox_size() == 1
 
+    async def test_the_oldest_entry_of_the_outbox_is_known_by_its_time(self, world: World) -> None:
+        assert await world.store.outbox_oldest() is None
+        before = await world.now()
+        first, second = await world.queued(), await world.queued("citizen-8")
+        between = await world.now()
+
+        oldest = await world.store.outbox_oldest()
+        await world.pass_by(2 * MS)
+        await world.store.published([(first[0], Position(0, 1))])
+        next_oldest = await world.store.outbox_oldest()
+        await world.store.published([(second[0], Position(0, 2))])
+
+        assert oldest is not None
+        assert next_oldest is not None
+        assert before - MS <= oldest <= next_oldest <= between
+        assert await world.store.outbox_oldest() is None
+
+    async def test_a_challenge_that_is_over_is_remembered_until_its_end_is_forgotten(self, world: World) -> None:
+        now = await world.now()
+        for subject, ends in (("citizen-1", 40 * MS), ("citizen-2", 20 * MS), ("citizen-3", timedelta(minutes=1))):
+            made = await world.challenge(subject, ends_at=now + ends)
+            await world.commit(made)
+            await world.commit(replace(made, version=2, attempts=1))
+        sooner, later, _ = await world.store.over(longer_than=timedelta(hours=-1), most=9)
+
+        await world.pass_by(60 * MS)
+
+        assert await world.store.over(longer_than=timedelta(0), most=9) == [sooner, later]
+        assert await world.store.over(longer_than=timedelta(0), most=1) == [sooner]
+        assert await world.store.over(longer_than=timedelta(minutes=1), most=9) == []
+        for _ in range(2):
+            await world.store.forget_end([sooner])
+        assert await world.store.over(longer_than=timedelta(0), most=9) == [later]
+
+    async def test_a_commit_that_is_lost_remembers_no_end(self, world: World) -> None:
+        made = await world.challenge()
+        await world.commit(made)
+        await world.store.forget_end([made.id])
+
+        assert await world.commit(made) is None
+        await world.commit(replace(made, version=2))
+
+        assert await world.store.over(longer_than=timedelta(hours=-1), most=9) == []
+
     @given(made=CHALLENGES, subject=SUBJECTS)
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     async def test_every_field_survives(self, world: World, made: Challenge, subject: Subject) -> None:

@@ -31,6 +31,8 @@ from services.otp.outbound.redis_store import (
     subject_key,
 )
 from services.otp.ports import Notes, OutboxEntry, Position, StoreUnavailable
+from services.otp.rules.code_fate import HandOver
+from services.otp.rules.generation import CodeFate
 from services.otp.rules.subject import ROW_KEPT
 from tests.contract.challenge_stores import (
     DATABASE,
@@ -175,6 +177,9 @@ class Rig:
             "unpublished": lambda: store.unpublished(older_than=timedelta(0), most=9),
             "published": lambda: store.published([(entry, STANDS)]),
             "outbox_size": store.outbox_size,
+            "outbox_oldest": store.outbox_oldest,
+            "over": lambda: store.over(longer_than=timedelta(0), most=9),
+            "forget_end": lambda: store.forget_end([store.mint_id(PURPOSE, "citizen-7")]),
             "ping": store.ping,
         }
 
@@ -288,9 +293,7 @@ async def test_cancelled_calls_give_their_turns_back(rig: Rig, own_server: Valke
     assert len(loaded) == 40
 
 
-async def test_a_crowd_that_waits_its_turn_is_no_server_that_is_away(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_crowd_that_waits_its_turn_is_no_server_that_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     within = timedelta(seconds=3)
     store = RedisChallengeStore(rig.redis, encode, OtpMetrics(CollectorRegistry(), []), within=within)
     ask = rig.redis.time
@@ -305,6 +308,27 @@ async def test_a_crowd_that_waits_its_turn_is_no_server_that_is_away(
     await asyncio.gather(*(store.ping() for _ in range(2 * CALLS_AT_ONCE)))
 
     assert time.monotonic() - started > within.total_seconds(), "the second half waited and was answered"
+
+
+async def test_milestones_are_counted_once_by_who_committed(rig: Rig) -> None:
+    made = await rig.world.challenge()
+    reached = [HandOver(is_prompt=True), CodeFate.LATE]
+
+    for _ in range(2):  # the second loses its race
+        await rig.world.commit(made, milestones=reached)
+
+    assert rig.registry.get_sample_value("otp_hand_overs_total", {"prompt": "yes"}) == 1
+    assert rig.registry.get_sample_value("otp_hand_overs_total", {"prompt": "no"}) == 0
+    assert rig.registry.get_sample_value("otp_code_fates_total", {"fate": "late"}) == 1
+    assert rig.registry.get_sample_value("otp_code_fates_total", {"fate": "in_time"}) == 0
+
+
+async def test_the_offset_of_the_stores_clock_is_measured(rig: Rig) -> None:
+    rig.store._metrics.store_clock_offset.set(99)  # noqa: SLF001 - what a test sees that nobody measured
+
+    await rig.store.unpublished(older_than=timedelta(0), most=1)
+
+    assert abs(rig.registry.get_sample_value("otp_store_clock_offset_seconds") or 0) < 1
 
 
 async def test_a_commit_whose_answer_was_lost_is_found_by_the_repeat(rig: Rig, own_server: ValkeyServer) -> None:

@@ -1,49 +1,130 @@
-"""Metrics: the table of a README names exactly what `metrics.py` declares, and of the chassis only what it exports."""
+"""Metrics: a README names exactly what `metrics.py` declares, and of the chassis only what it exports.
+
+And what is exported is fit to be scraped: few series, each label set there from the start, no fault for promtool.
+"""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 
+import grpc
 import pytest
-from prometheus_client import CollectorRegistry
+from kip.dossier.v1 import dossier_service_pb2
+from kip.otp.v1 import otp_service_pb2
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 
+from deploy.create_topics import TOPICS
 from services.chassis.clock import system_clock
 from services.chassis.grpc_gate import CallMetrics
+from services.chassis.lag import PartitionLag, Queue, QueueLag
 from services.chassis.ordered_inbox import InboxMetrics
-from services.chassis.telemetry import new_registry
+from services.chassis.telemetry import exemplar, loop_lag, new_registry
 from services.dossier.metrics import DossierMetrics
 from services.lagwatch.metrics import LagwatchMetrics
 from services.lagwatch.ports import Reason
-from services.mailer.metrics import MailerMetrics
+from services.lagwatch.settings import LagwatchSettings
+from services.mailer.metrics import LANES, MailerMetrics
+from services.otp.__main__ import show_policy
 from services.otp.metrics import OtpMetrics
+from services.otp.outbound.yaml_policy import read_policy
+from services.otp.rules.generation import CodeFate
+from services.otp.settings import PACKAGED_POLICY
+from tests.fakes.clock import NOON
 from tests.quality.source_code import ROOT, SERVICES, quoted, section
+from tests.servers.prometheus_tools import checked
 
+MOST_SERIES = 500
+POLICY = read_policy(PACKAGED_POLICY)
+INBOXES = {
+    "otp": ["mail.delivery.otp.v1"],
+    "mailer": ["otp.code-requested.v1", "otp.code-wanted.v1", "notice.requested.v1"],
+    "dossier": ["mail.delivery.notice.v1"],
+}
+APIS = {
+    "otp": otp_service_pb2.DESCRIPTOR.services_by_name["OtpService"],
+    "dossier": dossier_service_pb2.DESCRIPTOR.services_by_name["DossierService"],
+}
 SUFFIXES = {"counter": "_total", "info": "_info"}
 NAME = re.compile(r"[a-z]+(_[a-z]+)+")
 
 
-def declared_by(service: str) -> set[str]:
-    registry = CollectorRegistry()
+def declare(service: str, registry: CollectorRegistry) -> None:
+    """Register what a service declares, as its `__main__` does."""
     match service:
         case "otp":
-            OtpMetrics(registry, purposes=["confirm-email"])
+            show_policy(POLICY, OtpMetrics(registry, POLICY.purposes))
         case "mailer":
-            MailerMetrics(registry)
+            metrics = MailerMetrics(registry)
+            for lane in LANES:
+                metrics.slots.labels(lane)
+                metrics.slots_in_use.labels(lane)
         case "dossier":
             DossierMetrics(registry)
         case "lagwatch":
-            LagwatchMetrics(registry, system_clock, Reason)
+            board = LagwatchMetrics(registry, system_clock, Reason)
+            partitions = {topic.name: topic.partitions for topic in TOPICS}
+            for queue in LagwatchSettings.model_fields["queues"].default.split(","):
+                group, _, topic = queue.partition("=")
+                board.show(_measured(Queue(group, topic), partitions[topic]))
+
+
+def _measured(queue: Queue, partitions: int) -> QueueLag:
+    parts = tuple(
+        PartitionLag(number, committed=0, position=0, end=1, messages=1, vanished=0, oldest_at=NOON)
+        for number in range(partitions)
+    )
+    return QueueLag(queue, parts, frozenset(), members=2, measured_at=NOON)
+
+
+def declared_by(service: str) -> set[str]:
+    registry = CollectorRegistry()
+    declare(service, registry)
     return exported(registry)
+
+
+def on_the_page_of(service: str) -> CollectorRegistry:
+    """Return a registry with all that a process could ever show: every method with every status, every inbox."""
+    registry = new_registry(service, "0")
+    loop_lag(registry)
+    declare(service, registry)
+    if service in INBOXES:
+        inboxes = InboxMetrics.on(registry)
+        for topic in INBOXES[service]:
+            for outcome in ("handled", "dead_lettered", "given_up"):
+                inboxes.records.labels(topic, outcome)
+            inboxes.restarts.labels(topic)
+            inboxes.in_hand.labels(topic)
+    if service in APIS:
+        calls = CallMetrics.on(registry)
+        for method in APIS[service].methods:
+            names = (APIS[service].full_name, method.name)
+            calls.seconds.labels(*names)
+            calls.streams.labels(*names)
+            for code in grpc.StatusCode:
+                calls.handled.labels(*names, code.name)
+    return registry
 
 
 def exported_by_the_chassis(service: str) -> set[str]:
     registry = new_registry(service, "0")
-    if service != "lagwatch":
+    loop_lag(registry)
+    if service in INBOXES:
         InboxMetrics.on(registry)
-    if service in {"otp", "dossier"}:
+    if service in APIS:
         CallMetrics.on(registry)
     return exported(registry)
+
+
+@cache
+def exported_by_everybody() -> frozenset[str]:
+    """Return the names of all series of all services."""
+    families = [family for service in SERVICES for family in on_the_page_of(service).collect()]
+    return frozenset(sample.name for family in families for sample in family.samples)
 
 
 def exported(registry: CollectorRegistry) -> set[str]:
@@ -77,3 +158,38 @@ def test_the_metrics_of_a_service_begin_with_its_name(service: str) -> None:
     strangers = {name for name in declared_by(service) if not name.startswith((f"{service}_", "redis_client_"))}
 
     assert strangers == set()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_process_shows_fewer_series_than_the_scraper_takes(service: str) -> None:
+    disable_created_metrics()  # type: ignore[no-untyped-call] # as `configure_telemetry` does
+
+    samples = [sample for family in on_the_page_of(service).collect() for sample in family.samples]
+
+    assert len(samples) < MOST_SERIES
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_prometheus_finds_no_fault_with_the_page(service: str) -> None:
+    page = generate_latest(on_the_page_of(service)).decode()
+
+    assert checked("promtool", "check", "metrics", stdin=page) == ""
+
+
+def test_every_fate_of_a_code_is_there_from_the_start() -> None:
+    registry = CollectorRegistry()
+    OtpMetrics(registry, [])
+
+    assert [registry.get_sample_value("otp_code_fates_total", {"fate": fate.value}) for fate in CodeFate] == [0] * 4
+
+
+def test_an_observation_leads_to_its_trace() -> None:
+    registry = CollectorRegistry()
+    seconds = Histogram("wait_seconds", "A wait.", registry=registry)
+
+    with TracerProvider().get_tracer("test").start_as_current_span("a call"):
+        seconds.observe(0.1, exemplar())
+        trace_id = f"{trace.get_current_span().get_span_context().trace_id:032x}"
+
+    assert f'# {{trace_id="{trace_id}"}} 0.1' in openmetrics.generate_latest(registry).decode()  # type: ignore[no-untyped-call]
+    assert exemplar() is None

@@ -33,6 +33,7 @@ from services.otp.ports import (
 )
 from services.otp.rules.announcement import Announcement, LetterWanted
 from services.otp.rules.challenge import Challenge, Fresh, SealedPart
+from services.otp.rules.code_fate import Milestone
 from services.otp.rules.hotline import Hotline, OpeningHours
 from services.otp.rules.outlook import Outlook, whole_second
 from services.otp.rules.policy import AdviceKind, Policy, Purpose
@@ -131,6 +132,9 @@ class InMemoryChallengeStore:
         self.is_away = False
         self.loses_hints = False
         """Nobody hears of a commit; a watcher has to look by itself."""
+        self.milestones: list[Milestone] = []
+        """What was counted, in order, of all who use this store."""
+        self._ends: dict[str, datetime] = {}
         self._encode = encode
         self._breaks: dict[str, deque[Breaks | None]] = defaultdict(deque)
         self._records: dict[tuple[int, type, str], _Kept] = {}
@@ -183,6 +187,7 @@ class InMemoryChallengeStore:
         challenge: Challenge | None = None,
         subject: Subject | None = None,
         announcements: Sequence[Announcement] = (),
+        milestones: Sequence[Milestone] = (),
     ) -> list[OutboxEntry] | None:
         """Implements `ChallengeStore`."""
         lost = await self._called("commit")
@@ -201,7 +206,10 @@ class InMemoryChallengeStore:
         self._outbox += [(self.clock(), entry) for entry in entries]
         for ears in self._ears[challenge.id] if challenge and not self.loses_hints else ():
             ears.hear()
+        if challenge is not None and challenge.version == 1:
+            self._ends[challenge.id] = challenge.ends_at
         self._lose(lost)
+        self.milestones += milestones
         return entries
 
     async def rehearse(self, shard: int, *, challenge: Challenge, subject: Subject) -> None:
@@ -279,6 +287,24 @@ class InMemoryChallengeStore:
         """Implements `ChallengeStore`."""
         self._lose(await self._called("outbox_size"))
         return len(self._outbox)
+
+    async def outbox_oldest(self) -> datetime | None:
+        """Implements `ChallengeStore`."""
+        self._lose(await self._called("outbox_oldest"))
+        return min((made_at for made_at, _ in self._outbox), default=None)
+
+    async def over(self, *, longer_than: timedelta, most: int) -> list[str]:
+        """Implements `ChallengeStore`."""
+        self._lose(await self._called("over"))
+        by_end = sorted(self._ends, key=lambda challenge_id: self._ends[challenge_id])
+        return [each for each in by_end if self._ends[each] <= self.clock() - longer_than][:most]
+
+    async def forget_end(self, challenge_ids: Sequence[str]) -> None:
+        """Implements `ChallengeStore`."""
+        lost = await self._called("forget_end")
+        for challenge_id in challenge_ids:
+            self._ends.pop(challenge_id, None)
+        self._lose(lost)
 
     def _find(self, shard: int, kind: type, name: str) -> Challenge | Subject | None:
         kept = self._records.get((shard, kind, name))

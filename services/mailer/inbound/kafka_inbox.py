@@ -15,6 +15,7 @@ from kip.otp.v1 import otp_events_pb2
 from services.chassis.dead_letter import DeadKind
 from services.chassis.keyring import MOST_DIGITS, Keyring, Seal, SealBroken
 from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.telemetry import exemplar
 from services.mailer.actions.bury import BuryLetter
 from services.mailer.actions.defer import DeferLetter
 from services.mailer.actions.deliver import DeliverLetter
@@ -91,7 +92,8 @@ class LetterInbox:
         )
         self._metrics.letters.labels(order.lane, fate).inc()
         if isinstance(outcome, HandedOver):
-            self._metrics.age.labels(order.lane).observe((outcome.at - order.asked_at).total_seconds())
+            age = (outcome.at - order.asked_at).total_seconds()
+            self._metrics.age.labels(order.lane).observe(age, exemplar())
 
 
 def _attempt(record: Record) -> int:

@@ -24,6 +24,7 @@ from services.otp.ports import (
 )
 from services.otp.rules.announcement import announcements
 from services.otp.rules.challenge import Challenge, with_delivery
+from services.otp.rules.code_fate import milestones, with_news_judged
 from services.otp.rules.generation import Delivery
 from services.otp.rules.policy import Policy, Purpose
 from services.otp.rules.renewal import healed
@@ -67,10 +68,12 @@ class FollowDelivery:
             merged = with_delivery(challenge, generation, delivery, loaded.now)
             if merged is None:
                 return Unfollowed.NOTHING_NEW
+            merged = with_news_judged(merged, purpose)
             changed = self._healed(merged, purpose, loaded) if merged.newest.number == generation else merged
             changed = counted_if_unseen(challenge, changed, purpose)
             told = announcements(challenge, changed, purpose, loaded.now)
-            entries = await self._store.commit(shard, challenge=changed, announcements=told)
+            reached = milestones(challenge, changed, purpose)
+            entries = await self._store.commit(shard, challenge=changed, announcements=told, milestones=reached)
             if entries is not None:
                 await self._announce(entries, within=ANNOUNCE_WITHIN)
                 return changed

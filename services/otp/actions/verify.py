@@ -32,6 +32,7 @@ from services.otp.ports import (
 )
 from services.otp.rules.announcement import announcements
 from services.otp.rules.challenge import Challenge
+from services.otp.rules.code_fate import milestones
 from services.otp.rules.entry import Attempt, EntryName, entry_named
 from services.otp.rules.handle import ParsedHandle, parse_handle
 from services.otp.rules.nobody import NOBODYS, nobody
@@ -226,6 +227,7 @@ class VerifyCode:
             challenge=outcome.challenge,
             subject=outcome.subject,
             announcements=announcements(before, outcome.challenge, case.purpose, case.now),
+            milestones=milestones(before, outcome.challenge, case.purpose),
         )
         if entries is None:
             return None

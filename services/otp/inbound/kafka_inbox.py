@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import mail_events_pb2
 
 from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.telemetry import exemplar
 from services.otp.actions.follow import FollowDelivery, Unfollowed
 from services.otp.metrics import OtpMetrics
 from services.otp.ports import Queue
@@ -51,7 +52,7 @@ class DeliveryInbox:
                 self._queue.handed_over(delivery.at)
                 letter = next(each for each in merged.generations if each.number == event.generation)
                 wait = (letter.handed_over_at or delivery.at) - letter.made_at
-                self._metrics.hand_over_wait.observe(wait.total_seconds())
+                self._metrics.hand_over_wait.observe(wait.total_seconds(), exemplar())
 
 
 def _delivery(event: mail_events_pb2.MailDelivery) -> Delivery:

@@ -19,6 +19,7 @@ from kip.otp.v1 import otp_events_pb2
 
 from services.chassis.events import Envelope, current_trace
 from services.chassis.kafka_producer import BrokerAway, Producer
+from services.otp.metrics import OtpMetrics
 from services.otp.ports import OutboxEntry, Position, PublishFailed
 from services.otp.rules.announcement import Announcement, LetterWanted, WishChanged
 from services.otp.rules.generation import Cause
@@ -109,17 +110,20 @@ def _envelope(about: Announcement, topic: str, kind: str, event: Message, *, nam
 class KafkaEvents:
     """Implements `EventSink`."""
 
-    def __init__(self, producer: Producer) -> None:
+    def __init__(self, producer: Producer, metrics: OtpMetrics) -> None:
         """Publish through the process's producer."""
         self._producer = producer
+        self._metrics = metrics
 
     async def publish(self, entry: OutboxEntry, *, within: timedelta) -> Position:
         """Implements `EventSink`."""
         envelope = msgspec.msgpack.decode(entry.record[b"e"], type=Envelope)
-        try:
-            stands = await self._producer.publish(envelope, within=within)
-        except BrokerAway as error:
-            raise PublishFailed(str(error)) from error
+        with self._metrics.publish_seconds.time():
+            try:
+                stands = await self._producer.publish(envelope, within=within)
+            except BrokerAway as error:
+                self._metrics.publish_failures.inc()
+                raise PublishFailed(str(error)) from error
         return Position(stands.partition, stands.offset)
 
 

@@ -5,6 +5,7 @@
 | `otp:{s<nn>}:challenge:<id>` | string | a `Challenge`, its `Notes` | an hour after its end | commit, note |
 | `otp:{s<nn>}:subject:<hmac>` | string | a `Subject` | with its challenges, or its failures | commit |
 | `otp:{s<nn>}:outbox` | stream | events not yet published | when published | commit, published |
+| `otp:{s<nn>}:ends` | sorted set | challenge ids, by their end (Unix ms) | when judged | commit, forget_end |
 | `otp:{claim:<hmac>}` | string | a `Claim` | after 24 h | claim |
 
 How a record lies in its string: `redis_records`. Keys hold HMACs, values hold sealed parts: a dump yields no address
@@ -22,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,6 +49,8 @@ from services.otp.outbound.redis_records import (
 from services.otp.ports import SHARDS, Changes, Claim, Loaded, OutboxEntry, Position, StoreUnavailable
 from services.otp.rules.announcement import Announcement, LetterWanted
 from services.otp.rules.challenge import Challenge
+from services.otp.rules.code_fate import HandOver, Milestone
+from services.otp.rules.generation import CodeFate
 from services.otp.rules.subject import Subject
 
 T = TypeVar("T")
@@ -87,6 +90,11 @@ def subject_key(shard: int, key: str) -> str:
 def outbox_key(shard: int) -> str:
     """Return the key of a shard's outbox."""
     return f"otp:{{s{shard:02x}}}:outbox"
+
+
+def ends_key(shard: int) -> str:
+    """Return the key of the ends of a shard's challenges."""
+    return f"otp:{{s{shard:02x}}}:ends"
 
 
 def claim_key(key: str) -> str:
@@ -160,10 +168,13 @@ class RedisChallengeStore:
         challenge: Challenge | None = None,
         subject: Subject | None = None,
         announcements: Sequence[Announcement] = (),
+        milestones: Sequence[Milestone] = (),
     ) -> list[OutboxEntry] | None:
         """Implements `ChallengeStore`."""
-        keys = [outbox_key(shard)]
-        arguments: list[Any] = [challenge.id if challenge else "", hint_channel(shard)]
+        is_new = challenge is not None and challenge.version == 1
+        keys = [outbox_key(shard), ends_key(shard)]
+        ends_ms = _milliseconds(challenge.ends_at) if challenge and is_new else ""
+        arguments: list[Any] = [challenge.id if challenge else "", hint_channel(shard), ends_ms]
         if challenge is not None:
             keys.append(challenge_key(shard, challenge.id))
             arguments += _written(challenge)
@@ -178,15 +189,18 @@ class RedisChallengeStore:
             ids = await self._commit(keys=keys, args=arguments)
         if ids is None:
             return None
-        for announcement in announcements:
-            if isinstance(announcement, LetterWanted):
-                self._metrics.letters.labels(announcement.generation.cause.value).inc()
+        self._count(announcements, milestones)
         return [OutboxEntry(shard, at.decode(), *entry) for at, entry in zip(ids, entries, strict=True)]
 
     async def rehearse(self, shard: int, *, challenge: Challenge, subject: Subject) -> None:
         """Implements `ChallengeStore`: the records are written with an end that lies behind."""
-        keys = [outbox_key(shard), challenge_key(shard, challenge.id), _subject_key(shard, subject.key)]
-        arguments: list[Any] = [challenge.id, hint_channel(shard)]
+        keys = [
+            outbox_key(shard),
+            ends_key(shard),
+            challenge_key(shard, challenge.id),
+            _subject_key(shard, subject.key),
+        ]
+        arguments: list[Any] = [challenge.id, hint_channel(shard), ""]
         for record in (challenge, subject):
             written = _written(record)
             unpacked(bytes(DATA_AT) + bytes(written[2]), type(record))
@@ -228,6 +242,7 @@ class RedisChallengeStore:
         """Implements `ChallengeStore`."""
         async with self._call("sweep"):
             seconds, micros = await self._redis.time()
+            self._metrics.store_clock_offset.set(int(seconds) + int(micros) / 1_000_000 - time())
             last = int(seconds) * 1000 + int(micros) // 1000 - int(older_than.total_seconds() * 1000)
             pipeline = self._redis.pipeline(transaction=False)
             for shard in range(SHARDS):
@@ -256,6 +271,49 @@ class RedisChallengeStore:
             for shard in range(SHARDS):
                 pipeline.xlen(outbox_key(shard))
             return sum(await pipeline.execute())
+
+    async def outbox_oldest(self) -> datetime | None:
+        """Implements `ChallengeStore`."""
+        async with self._call("sweep"):
+            pipeline = self._redis.pipeline(transaction=False)
+            for shard in range(SHARDS):
+                pipeline.xrange(outbox_key(shard), count=1)
+            shards = await pipeline.execute()
+        oldest = min((_age_order(entry_id.decode()) for entries in shards for entry_id, _ in entries), default=None)
+        return None if oldest is None else datetime.fromtimestamp(oldest[0] / 1000, UTC)
+
+    async def over(self, *, longer_than: timedelta, most: int) -> list[str]:
+        """Implements `ChallengeStore`."""
+        async with self._call("sweep"):
+            seconds, micros = await self._redis.time()
+            last = int(seconds) * 1000 + int(micros) // 1000 - int(longer_than.total_seconds() * 1000)
+            pipeline = self._redis.pipeline(transaction=False)
+            for shard in range(SHARDS):
+                pipeline.zrange(ends_key(shard), "-inf", last, byscore=True, offset=0, num=most, withscores=True)
+            shards = await pipeline.execute()
+        found = sorted((ended, challenge_id) for ends in shards for challenge_id, ended in ends)
+        return [challenge_id.decode() for _, challenge_id in found[:most]]
+
+    async def forget_end(self, challenge_ids: Sequence[str]) -> None:
+        """Implements `ChallengeStore`."""
+        async with self._call("sweep"):
+            pipeline = self._redis.pipeline(transaction=False)
+            for challenge_id in challenge_ids:
+                shard = self.shard_of(challenge_id)
+                if shard is not None:
+                    pipeline.zrem(ends_key(shard), challenge_id)
+            await pipeline.execute()
+
+    def _count(self, announcements: Sequence[Announcement], milestones: Sequence[Milestone]) -> None:
+        for announcement in announcements:
+            if isinstance(announcement, LetterWanted):
+                self._metrics.letters.labels(announcement.generation.cause.value).inc()
+        for milestone in milestones:
+            match milestone:
+                case HandOver(is_prompt):
+                    self._metrics.hand_overs.labels("yes" if is_prompt else "no").inc()
+                case CodeFate():
+                    self._metrics.code_fates.labels(milestone.value).inc()
 
     async def ping(self) -> None:
         """Ask whether the store is there; raises `StoreUnavailable`."""
@@ -296,8 +354,12 @@ def _written(record: Challenge | Subject) -> list[bytes | int]:
         packed_version(record.version - 1),
         packed_version(record.version),
         packed_data(record),
-        max(int(record.kept_until.timestamp() * 1000), OVER_MS),  # an end that lies behind ends the record at once
+        max(_milliseconds(record.kept_until), OVER_MS),  # an end that lies behind ends the record at once
     ]
+
+
+def _milliseconds(instant: datetime) -> int:
+    return int(instant.timestamp() * 1000)
 
 
 def _age_order(entry_id: str) -> tuple[int, int]:

@@ -31,6 +31,15 @@ class Fate(StrEnum):
     DROPPED = "dropped"
 
 
+class CodeFate(StrEnum):
+    """What became of a code, judged once (`code_fate`)."""
+
+    IN_TIME = "in_time"
+    LATE = "late"
+    NEVER = "never"
+    UNPROVED = "unproved"
+
+
 class Cause(StrEnum):
     """Who wanted a letter."""
 
@@ -78,6 +87,8 @@ class Generation:
     dropped_at: datetime | None = None
     exposed: bool = False
     told_expired: bool = False
+    code_fate: CodeFate | None = None
+    """None until it is judged; then it stays."""
 
     @property
     def fate(self) -> Fate:
@@ -140,7 +151,7 @@ class Generation:
         """
         left = self.handed_over_at or self.refused_at
         if left is None:
-            return replace(self, deferred_at=None)
+            return replace(self, deferred_at=None, code_fate=None)
         return replace(
             self,
             body_started_at=self.body_started_at or left,
@@ -150,6 +161,7 @@ class Generation:
             bounced_at=None,
             refused_at=None,
             dropped_at=None,
+            code_fate=None,
         )
 
     def came_too_late(self, challenge_ends_at: datetime, reserve: timedelta) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from services.otp.rules.challenge import Challenge, State
+from services.otp.rules.code_fate import with_entry_judged
 from services.otp.rules.entry import Answer, Attempt, Entry, EntryName, with_answer, with_entry
 from services.otp.rules.policy import Purpose
 from services.otp.rules.renewal import FreshFor, reissued, replacement
@@ -158,7 +159,7 @@ def _wrong(case: Case) -> Judged:
 
 
 def _right(case: Case, attempt: Attempt, right: Collection[int], fresh: FreshFor | None) -> Judged:
-    refunded = _with_attempts(case.challenge, case.place, by=-1)
+    refunded = with_entry_judged(_with_attempts(case.challenge, case.place, by=-1), right, case.purpose, case.now)
     no_guess = case.subject.without_failure(attempt.counted_at, attempt.row_before)
     if refunded.verified_at is not None:
         return Judged(Used(), refunded, no_guess)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -129,6 +130,19 @@ async def test_the_page_shows_the_metrics_as_whoever_asks_reads_them() -> None:
         for families in (prometheus_text(plain), open_metrics(openly))  # type: ignore[no-untyped-call] # the library's
     ]
     assert all(("post_letters_total", 3.0) in each for each in samples)
+
+
+async def test_a_call_that_blocks_the_event_loop_is_seen() -> None:
+    registry = CollectorRegistry()
+
+    def seen(limit: str) -> float:
+        return registry.get_sample_value("eventloop_lag_seconds_bucket", {"le": limit}) or 0
+
+    async with page_of(Health(), registry):
+        await eventually(lambda: seen("+Inf") >= 1, within_s=20, what="a look at the loop")
+        time.sleep(1.2)  # noqa: ASYNC251 - this is the fault
+
+        await eventually(lambda: seen("+Inf") - seen("0.5") >= 1, within_s=20, what="the late look")
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/x", "/debug", "/readyz/"])

@@ -31,7 +31,7 @@ def tiny_stack(directory: Path, terminal: Terminal | None = None, **settings: st
 
 def tiny_laptop(directory: Path, terminal: Terminal) -> Laptop:
     """Return the commands for the same stack on fixed ports; the tiny service's is free."""
-    return Laptop(directory, terminal, processes=(TINY,), topics=())
+    return Laptop(directory, terminal, processes=(TINY,), topics=(), is_watched=False)
 
 
 def free_base() -> FreePort:

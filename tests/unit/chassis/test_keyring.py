@@ -305,3 +305,16 @@ def test_a_seal_shows_no_plain_text() -> None:
 
     assert b"lan" not in seal.ciphertext
     assert seal == Seal(seal.kid, seal.nonce, seal.ciphertext)
+
+
+def test_who_asked_is_told_of_each_key_that_the_ring_does_not_have() -> None:
+    ring = Keyring([OLD])
+    told: list[str] = []
+    ring.on_unknown.append(lambda: told.append("unknown"))
+
+    ring.named(OLD.kid)
+    for _ in range(2):
+        with pytest.raises(UnknownKey):
+            ring.named(NEW.kid)
+
+    assert told == ["unknown", "unknown"]

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from services.chassis.keyring import Keyring, digits
 from services.otp.actions.cancel import CancelChallenge
+from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
 from services.otp.actions.issue import IssueCode, Issued, RequestCode
 from services.otp.actions.resend import ResendAnswer, ResendCode
@@ -73,6 +74,7 @@ class Desk:
         self.follow = FollowDelivery(self.store, self.mint, announce, policy)
         self.cancel = CancelChallenge(self.store, announce, policy)
         self.unlock = UnlockSubject(self.store, index_keys=index)
+        self.conclude = ConcludeChallenges(self.store, policy)
         self.sweep = SweepOutbox(self.store, announcing)
         self.get = GetChallenge(self.store, self.queue, policy)
         self.watch = WatchChallenge(self.store, self.queue, announce, policy)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from services.otp.ports import OutboxEntry
 from services.otp.rules.announcement import Announcement
 from services.otp.rules.challenge import Challenge
+from services.otp.rules.code_fate import Milestone
 from services.otp.rules.subject import Subject
 from tests.fakes.otp import InMemoryChallengeStore
 
@@ -28,6 +29,7 @@ class Overtaken(InMemoryChallengeStore):
         challenge: Challenge | None = None,
         subject: Subject | None = None,
         announcements: Sequence[Announcement] = (),
+        milestones: Sequence[Milestone] = (),
     ) -> list[OutboxEntry] | None:
         """Implements `ChallengeStore`."""
         if self.won > 0:
@@ -36,4 +38,6 @@ class Overtaken(InMemoryChallengeStore):
             self.lost -= 1
             self.calls.append("commit")
             return None
-        return await super().commit(shard, challenge=challenge, subject=subject, announcements=announcements)
+        return await super().commit(
+            shard, challenge=challenge, subject=subject, announcements=announcements, milestones=milestones
+        )

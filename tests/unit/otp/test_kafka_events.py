@@ -9,9 +9,11 @@ from typing import cast
 import msgspec
 import pytest
 from kip.otp.v1 import otp_events_pb2
+from prometheus_client import CollectorRegistry
 
 from services.chassis.events import Envelope
 from services.chassis.kafka_producer import BrokerAway, Producer, RecordPosition
+from services.otp.metrics import OtpMetrics
 from services.otp.outbound.kafka_events import CODE_REQUESTED, CODE_WANTED, KafkaEncoder, KafkaEvents
 from services.otp.ports import EventSink, OutboxEntry, Position, PublishFailed
 from services.otp.rules.announcement import Announcement, LetterWanted, WishChanged
@@ -153,7 +155,7 @@ def sink(request: pytest.FixtureRequest) -> tuple[EventSink, Road | EventList]:
         events = EventList()
         return events, events
     road = Road()
-    return KafkaEvents(cast("Producer", road)), road
+    return KafkaEvents(cast("Producer", road), OtpMetrics(CollectorRegistry(), [])), road
 
 
 def _entry() -> OutboxEntry:
@@ -169,6 +171,19 @@ async def test_a_sink_publishes_what_it_is_given_and_says_where_it_stands(
 
     assert len(road.entries) == 2
     assert stands == [Position(0, 0), Position(0, 1)]
+
+
+async def test_publishing_is_timed_and_its_failures_are_counted() -> None:
+    road, registry = Road(), CollectorRegistry()
+    events = KafkaEvents(cast("Producer", road), OtpMetrics(registry, []))
+
+    await events.publish(_entry(), within=WITHIN)
+    road.is_away = True
+    with pytest.raises(PublishFailed):
+        await events.publish(_entry(), within=WITHIN)
+
+    assert registry.get_sample_value("otp_publish_duration_seconds_count") == 2
+    assert registry.get_sample_value("otp_publish_failures_total") == 1
 
 
 async def test_a_sink_whose_broker_is_away_says_so_in_the_ports_words(

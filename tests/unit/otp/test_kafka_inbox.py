@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -78,7 +79,7 @@ async def test_each_fate_is_merged_and_counted_once(fate: dict[str, object], see
         await office.inbox(_delivery(issued, **fate))
 
     known = office.desk.stored(issued).generations[0]
-    assert known == generation(reference=known.reference, **seen)
+    assert replace(known, code_fate=None) == generation(reference=known.reference, **seen)
     assert office.count("otp_deliveries_followed_total", fate=known.fate.value) == 1
 
 
