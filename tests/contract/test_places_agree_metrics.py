@@ -18,9 +18,10 @@ from prometheus_client import CollectorRegistry, Histogram, disable_created_metr
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from deploy.create_topics import TOPICS
+from deploy.create_topics import TIERS, TOPICS
 from services.chassis.clock import system_clock
 from services.chassis.grpc_gate import CallMetrics
+from services.chassis.kafka_client import Trouble
 from services.chassis.lag import PartitionLag, Queue, QueueLag
 from services.chassis.ordered_inbox import InboxMetrics
 from services.chassis.telemetry import exemplar, loop_lag, new_registry
@@ -41,9 +42,7 @@ from tests.servers.prometheus_tools import checked
 MOST_SERIES = 500
 POLICY = read_policy(PACKAGED_POLICY)
 INBOXES = {
-    "otp": ["mail.delivery.otp.v1"],
-    "mailer": ["otp.code-requested.v1", "otp.code-wanted.v1", "notice.requested.v1"],
-    "dossier": ["mail.delivery.notice.v1"],
+    service: [topic.name for topic in TOPICS if topic.reader == service] for service in ("otp", "mailer", "dossier")
 }
 APIS = {
     "otp": otp_service_pb2.DESCRIPTOR.services_by_name["OtpService"],
@@ -63,6 +62,10 @@ def declare(service: str, registry: CollectorRegistry) -> None:
             for lane in LANES:
                 metrics.slots.labels(lane)
                 metrics.slots_in_use.labels(lane)
+                metrics.ledger_breaker_open.labels(lane)
+            for tier in TIERS:
+                _mail, _retry, lane, delay, _version = tier.name.split(".")
+                metrics.retries.labels(lane, delay)
         case "dossier":
             DossierMetrics(registry)
         case "lagwatch":
@@ -98,7 +101,10 @@ def on_the_page_of(service: str) -> CollectorRegistry:
             for outcome in ("handled", "dead_lettered", "given_up"):
                 inboxes.records.labels(topic, outcome)
             inboxes.restarts.labels(topic)
+            for trouble in (Trouble.DENIED, Trouble.BROKER_UNTRUSTED):
+                inboxes.refusals.labels(topic, trouble)
             inboxes.in_hand.labels(topic)
+            inboxes.paused.labels(topic)
     if service in APIS:
         calls = CallMetrics.on(registry)
         for method in APIS[service].methods:
