@@ -13,6 +13,7 @@ import random
 import socket
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from deploy.dev.problem import LaptopProblem
@@ -72,15 +73,32 @@ def is_free(port: int) -> bool:
 
 
 def find_holder(port: int) -> str | None:
-    """Name the process that listens on a port, as `name (pid 123)`; None when /proc does not tell."""
+    """Name the process that listens on a port, as `name (pid 123)`; None when /proc does not tell.
+
+    A child that has only just been forked holds what its parent does; of the two the parent is named.
+    """
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    holders: dict[str, tuple[str, str]] = {}
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(str(file.readlink()) in sockets for file in (process / "fd").iterdir()):
-                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
-        except OSError:  # it ended meanwhile, or belongs to somebody else
-            continue
+        with suppress(OSError):  # it ended meanwhile, or belongs to somebody else
+            if any(_link(file) in sockets for file in (process / "fd").iterdir()):
+                holders[process.name] = _name_and_parent(process)
+    for number, (name, parent) in holders.items():
+        if parent not in holders:
+            return f"{name} (pid {number})"
     return None
+
+
+def _link(file: Path) -> str:
+    try:
+        return str(file.readlink())
+    except FileNotFoundError:  # closed meanwhile
+        return ""
+
+
+def _name_and_parent(process: Path) -> tuple[str, str]:
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+    return status["Name"].strip(), status["PPid"].strip()
 
 
 def _reserve(number: int) -> socket.socket | None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,23 @@ def test_two_launchers_never_choose_the_same_port() -> None:
 def test_a_port_with_a_listener_is_not_free_and_its_holder_is_named(listener: int) -> None:
     assert not is_free(listener)
     assert str(find_holder(listener)).endswith(f"(pid {os.getpid()})")
+
+
+def test_of_a_process_and_a_child_that_it_forked_the_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def youngest_first(folder: Path, pattern: str) -> list[Path]:
+        return sorted(all_of(folder, pattern), key=lambda found: found.stat().st_ctime, reverse=True)
+
+    all_of = Path.glob
+    monkeypatch.setattr(Path, "glob", youngest_first)  # numbers of processes begin anew some day
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port, shared = server.getsockname()[1], [server.fileno()]
+        with subprocess.Popen([sys.executable, "-c", "input()"], pass_fds=shared, stdin=subprocess.PIPE) as child:
+            holder = find_holder(port)
+            child.communicate(b"\n", timeout=30)
+
+    assert str(holder).endswith(f"(pid {os.getpid()})")
 
 
 def test_the_sentence_says_which_port_who_holds_it_and_what_to_do(listener: int) -> None:

@@ -132,7 +132,7 @@ def test_a_launcher_that_is_ended_at_any_moment_leaves_nothing(number: int, mome
     wait_until(lambda: MOMENTS[moment](tmp_path, said.read_text()), within_s=60, what=moment)
 
     launcher.send_signal(number)
-    launcher.wait(timeout=30)
+    launcher.wait(timeout=60)
 
     assert launcher.returncode != 0
-    wait_until(lambda: not processes_of(tmp_path), within_s=10, what="the end of every process")
+    wait_until(lambda: not processes_of(tmp_path), within_s=30, what="the end of every process")
