@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from redis import Redis
 
-from deploy.create_topics import create_topics, laptop
 from deploy.dev.kafka_broker import KafkaBroker
 from tests.conditions import wait_until
+from tests.conftest import Server
 from tests.integration.inbox.running_inbox import RunningInbox
 from tests.integration.mailer.mailer_process import RINGS, MailerProcess
 from tests.integration.mailer.owner_hands import OwnerHands, Person, owner_hands, people
@@ -22,25 +20,6 @@ EACH = 12  # letters of a kind at a time; a mailer that waits in place holds 64
 ARRIVES_S = 90
 
 pytestmark = pytest.mark.timeout(240)
-
-
-class Server(Protocol):
-    """The suite's Redis."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
-    broker.start()
-    try:
-        create_topics(laptop(broker.address))
-        yield broker
-    finally:
-        broker.stop()
 
 
 class Crowd:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -26,6 +26,7 @@ from deploy.create_topics import create_topics, laptop
 from deploy.dead_letters.__main__ import main as kip_dead
 from deploy.dev.kafka_broker import KafkaBroker
 from tests.conditions import wait_until
+from tests.conftest import Server
 from tests.integration.inbox.running_inbox import RunningInbox
 from tests.integration.mailer.mailer_process import NOBODY, RINGS, ROOT, MailerProcess
 from tests.integration.mailer.owner_hands import (
@@ -43,14 +44,6 @@ CODES, NOTICES = f"{CODE_REQUESTED}.dead", f"{NOTICE_REQUESTED}.dead"
 NAME = re.compile(r"[\w.-]+\.dead@\d+:\d+")
 
 pytestmark = pytest.mark.timeout(180)
-
-
-class Server(Protocol):
-    """The suite's Redis."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
 
 
 class Release(MailerProcess):

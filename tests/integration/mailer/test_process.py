@@ -11,17 +11,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import mail_events_pb2
 
-from deploy.create_topics import TOPICS, create_topics, laptop, tier
 from deploy.dev.inbox.client import Summary
 from deploy.dev.kafka_broker import KafkaBroker
 from deploy.dev.valkey_server import ValkeyServer
 from tests.conditions import wait_until
+from tests.conftest import Server
 from tests.integration.inbox.running_inbox import RunningInbox
 from tests.integration.mailer.mailer_process import MailerProcess
 from tests.integration.mailer.owner_hands import CODE_REQUESTED, CODE_WANTED, OwnerHands, Person, owner_hands, people
@@ -32,25 +31,6 @@ ARRIVES_S = 60
 SLOW_S = 10  # how long a slow relay holds the slots: far longer than a wish needs, shorter than the mailer's patience
 
 pytestmark = pytest.mark.timeout(180)
-
-
-class Server(Protocol):
-    """The suite's Redis."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
-    broker.start()
-    try:
-        create_topics(laptop(broker.address), topics=(*TOPICS, tier("notice", "1s")))
-        yield broker
-    finally:
-        broker.stop()
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from redis import Redis
 
-from deploy.create_topics import create_topics, laptop
 from deploy.dev.kafka_broker import KafkaBroker
 from tests.conditions import wait_until
+from tests.conftest import Server
 from tests.integration.mailer.mailer_process import MailerProcess
 from tests.integration.mailer.owner_hands import OwnerHands, Person, owner_hands, people
 from tests.servers.relay_process import RelayProcess
@@ -24,25 +24,6 @@ GRACE_S = 3
 ARRIVES_S = 60
 
 pytestmark = pytest.mark.timeout(180)
-
-
-class Server(Protocol):
-    """The suite's Redis."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
-    broker.start()
-    try:
-        create_topics(laptop(broker.address))
-        yield broker
-    finally:
-        broker.stop()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,10 +17,10 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kip.mailer.v1 import mail_events_pb2
 
-from deploy.create_topics import TOPICS, create_topics, laptop, tier
 from deploy.dev.inbox.client import Mail
 from deploy.dev.kafka_broker import KafkaBroker
 from tests.conditions import wait_until
+from tests.conftest import Server
 from tests.integration.inbox.running_inbox import RunningInbox
 from tests.integration.mailer.mailer_process import MailerProcess
 from tests.integration.mailer.owner_hands import (
@@ -38,28 +38,6 @@ GREYLISTED = {"stage": "rcpt", "action": "reply", "code": 450, "text": "4.2.0 la
 NEW_KID = "c2"
 
 pytestmark = pytest.mark.timeout(180)
-
-
-class Server(Protocol):
-    """The suite's Redis."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
-    broker.start()
-    try:
-        create_topics(
-            laptop(broker.address),
-            topics=(*TOPICS, tier("otp", "2s"), tier("notice", "1s"), tier("notice", "12s")),
-        )
-        yield broker
-    finally:
-        broker.stop()
 
 
 @pytest.fixture
