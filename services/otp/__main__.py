@@ -12,9 +12,10 @@ from kip.otp.v1 import otp_service_pb2_grpc
 
 from services.chassis.clock import system_clock
 from services.chassis.grpc_server import grpc_server, probe_server, read_callers, read_tls
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import producing
 from services.chassis.keyring import read_keyring
-from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, inbox_running
+from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files

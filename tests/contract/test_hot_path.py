@@ -32,7 +32,7 @@ IMPORTED_BY = {
     "prometheus_client": {
         "services.chassis.grpc_gate",
         "services.chassis.grpc_server",
-        "services.chassis.ordered_inbox",
+        "services.chassis.inbox_metrics",
         "services.chassis.partition_pauses",
         "services.chassis.telemetry",
         "services.dossier.__main__",

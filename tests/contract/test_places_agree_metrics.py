@@ -21,9 +21,9 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from deploy.create_topics import TIERS, TOPICS
 from services.chassis.clock import system_clock
 from services.chassis.grpc_gate import CallMetrics
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_client import Trouble
 from services.chassis.lag import PartitionLag, Queue, QueueLag
-from services.chassis.ordered_inbox import InboxMetrics
 from services.chassis.telemetry import exemplar, loop_lag, new_registry
 from services.dossier.metrics import DossierMetrics
 from services.lagwatch.metrics import LagwatchMetrics
