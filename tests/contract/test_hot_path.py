@@ -16,6 +16,7 @@ IMPORTED_BY = {
         "services.lagwatch.outbound.kafka_letters",
         "services.lagwatch.outbound.kafka_offsets",
         "services.lagwatch.outbound.kafka_queue",
+        "services.lagwatch.outbound.kafka_reader",
         "services.otp.outbound.kafka_queue",  # samples how far the mailer is
         "services.otp.outbound.redis_store",  # its murmur2 chooses the shard, as it chooses partitions
     },
