@@ -27,6 +27,7 @@ IMPORTED_BY = {
     "aiosmtplib": {"services.mailer.outbound.smtp_connection", "services.mailer.outbound.smtp_gateway"},
     "redis": {
         "services.mailer.outbound.redis_ledger",
+        "services.otp.outbound.redis_batches",
         "services.otp.outbound.redis_changes",
         "services.otp.outbound.redis_store",
     },
