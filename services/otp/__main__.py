@@ -40,7 +40,8 @@ from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
 from services.otp.outbound.sealed_parts import KeyringSealer
 from services.otp.outbound.yaml_policy import read_policy
 from services.otp.ports import ChallengeStore, StoreUnavailable
-from services.otp.rules.policy import Policy
+from services.otp.rules.challenge import Challenge
+from services.otp.rules.policy import Policy, Purpose
 from services.otp.settings import OtpSettings
 
 SWEEP_PAUSE = timedelta(seconds=1)
@@ -80,7 +81,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         verbs = OtpVerbs(
             issue=IssueCode(store, mint, announce, queue, policy, handle_keys=handle_keys, index_keys=index_keys),
             resend=ResendCode(store, mint, announce, queue, policy),
-            verify=VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys),
+            verify=VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys, restraint=nothing_forbids),
             get=GetChallenge(store, queue, policy),
             watch=WatchChallenge(store, queue, announce, policy),
             cancel=CancelChallenge(store, announce, policy),
@@ -91,7 +92,9 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
             settings,
             group=GROUP,
             topic=MAIL_DELIVERY,
-            handle=DeliveryInbox(FollowDelivery(store, mint, announce, policy), queue, metrics),
+            handle=DeliveryInbox(
+                FollowDelivery(store, mint, announce, policy, restraint=nothing_forbids), queue, metrics
+            ),
             producer=producer,
             metrics=InboxMetrics.on(registry),
             options=InboxOptions(drain_grace=settings.drain_grace),
@@ -122,6 +125,10 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
             sweep_for_ever(SweepOutbox(store, announce), store, metrics),
             conclude_for_ever(ConcludeChallenges(store, policy)),
         )
+
+
+async def nothing_forbids(_challenge: Challenge, _purpose: Purpose) -> None:
+    """Fulfils `Restraint` while there are no limits but the budget of a challenge and its cooldowns."""
 
 
 def share_of_all(inboxes: Sequence[OrderedInbox]) -> float:

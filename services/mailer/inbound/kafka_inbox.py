@@ -220,6 +220,7 @@ class CodeOrders:
             useless_at=ends_at,
             parameters={
                 "reference": event.reference,
+                "replaces": ", ".join(event.replaces),
                 "code_in_subject": "yes" if event.code_in_subject else "",
                 "asked_at": asked_at.astimezone(self._zone).strftime("%H:%M:%S, %d/%m/%Y"),
                 "life_minutes": f"{event.life_s / 60:g}",

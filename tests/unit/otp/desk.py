@@ -22,7 +22,16 @@ from services.otp.rules.generation import Delivery, Fate
 from services.otp.rules.policy import Policy
 from services.otp.rules.verdict import Verdict
 from tests.fakes.clock import FakeClock
-from tests.fakes.otp import POLICY, PURPOSE, Drawer, EventList, InMemoryChallengeStore, InMemoryQueue, ring
+from tests.fakes.otp import (
+    POLICY,
+    PURPOSE,
+    Drawer,
+    EventList,
+    InMemoryChallengeStore,
+    InMemoryQueue,
+    ring,
+)
+from tests.fakes.otp_restraint import InMemoryRestraint
 
 REQUEST = RequestCode(
     caller="portal",
@@ -70,8 +79,11 @@ class Desk:
             index_keys=index,
         )
         self.resend = ResendCode(self.store, self.mint, announce, self.queue, policy)
-        self.verify = VerifyCode(self.store, self.mint, announce, self.queue, policy, code_keys=self.code_keys)
-        self.follow = FollowDelivery(self.store, self.mint, announce, policy)
+        self.restraint = restraint = InMemoryRestraint()
+        self.verify = VerifyCode(
+            self.store, self.mint, announce, self.queue, policy, code_keys=self.code_keys, restraint=restraint
+        )
+        self.follow = FollowDelivery(self.store, self.mint, announce, policy, restraint=restraint)
         self.cancel = CancelChallenge(self.store, announce, policy)
         self.unlock = UnlockSubject(self.store, index_keys=index)
         self.conclude = ConcludeChallenges(self.store, policy)
