@@ -21,8 +21,8 @@ from redis.asyncio import Redis
 
 from deploy.dev.valkey_server import ValkeyServer
 from services.otp.metrics import OtpMetrics
+from services.otp.outbound.redis_calls import CALLS_AT_ONCE
 from services.otp.outbound.redis_store import (
-    CALLS_AT_ONCE,
     RedisChallengeStore,
     challenge_key,
     claim_key,

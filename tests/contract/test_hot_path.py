@@ -26,7 +26,9 @@ IMPORTED_BY = {
     "aiosmtplib": {"services.mailer.outbound.smtp_connection", "services.mailer.outbound.smtp_gateway"},
     "redis": {
         "services.mailer.outbound.redis_ledger",
+        "services.otp.outbound.redis_calls",
         "services.otp.outbound.redis_changes",
+        "services.otp.outbound.redis_quotas",
         "services.otp.outbound.redis_store",
     },
     "prometheus_client": {

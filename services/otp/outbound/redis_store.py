@@ -16,14 +16,13 @@ own retries are off: a call answers within a second or raises, and the caller's 
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import perf_counter, time
+from time import time
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,9 +30,9 @@ from kafka.partitioner.default import murmur2
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from services.otp.metrics import OtpMetrics
+from services.otp.outbound.redis_calls import WITHIN, RedisCalls
 from services.otp.outbound.redis_changes import RedisChanges, hint_channel
 from services.otp.outbound.redis_records import (
     DATA_AT,
@@ -46,7 +45,7 @@ from services.otp.outbound.redis_records import (
     packed_watch,
     unpacked,
 )
-from services.otp.ports import SHARDS, Changes, Claim, Loaded, OutboxEntry, Position, StoreUnavailable
+from services.otp.ports import SHARDS, Changes, Claim, Loaded, OutboxEntry, Position
 from services.otp.rules.announcement import Announcement, LetterWanted
 from services.otp.rules.challenge import Challenge
 from services.otp.rules.code_fate import HandOver, Milestone
@@ -63,8 +62,6 @@ CLAIM_LIFE = timedelta(hours=24)
 OVER_MS = 1  # the earliest end that Redis takes
 LETTER_FIELD = b"l"  # of an outbox entry: which letter it queues; the other fields are the event
 SOCKET_TIMEOUT_S = 1.0
-CALLS_AT_ONCE = 32  # each holds a connection; a crowd beyond waits its turn for milliseconds and is not turned away
-WITHIN = timedelta(seconds=1)
 
 
 def redis_client(url: str) -> Redis:
@@ -121,14 +118,12 @@ class RedisChallengeStore:
             encode: turns an event into the fields of an outbox entry.
             metrics: gets times and errors.
             changes: where hints are heard; without it watchers look again by themselves.
-            within: how long a call may take, and how long it may wait for its turn before that. Apart, because a crowd
-                of calls is no sign that the server is away.
+            within: how long a call may take.
         """
         self._redis = redis
         self._encode = encode
         self._metrics = metrics
-        self._room = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._within_s = within.total_seconds()
+        self._call = RedisCalls(metrics, within)
         self._changes = changes or RedisChanges(redis)
         self._load = redis.register_script((SCRIPTS / "load.lua").read_text())
         self._note = redis.register_script((SCRIPTS / "note.lua").read_text())
@@ -319,19 +314,6 @@ class RedisChallengeStore:
         """Ask whether the store is there; raises `StoreUnavailable`."""
         async with self._call("ping"):
             await self._redis.time()
-
-    @asynccontextmanager
-    async def _call(self, command_class: str) -> AsyncIterator[None]:
-        started = perf_counter()
-        try:
-            async with asyncio.timeout(self._within_s) as timer, self._room:
-                timer.reschedule(asyncio.get_running_loop().time() + self._within_s)  # its turn has come
-                yield
-        except (RedisError, OSError, TimeoutError) as error:
-            self._metrics.redis_errors.inc()
-            raise StoreUnavailable from error
-        finally:
-            self._metrics.redis_seconds.labels(command_class).observe(perf_counter() - started)
 
 
 _subject_key = subject_key  # the methods have an argument of that name
