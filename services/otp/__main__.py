@@ -20,6 +20,7 @@ from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
+from services.otp.actions.admit import AdmitLetter
 from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
@@ -36,6 +37,7 @@ from services.otp.outbound.kafka_events import KafkaEncoder, KafkaEvents
 from services.otp.outbound.kafka_queue import queue_sampled
 from services.otp.outbound.keyring_mint import KeyringMint
 from services.otp.outbound.redis_changes import RedisChanges
+from services.otp.outbound.redis_quotas import RedisQuotas
 from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
 from services.otp.outbound.sealed_parts import KeyringSealer
 from services.otp.outbound.yaml_policy import read_policy
@@ -78,9 +80,12 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         announce = AnnounceEntries(store, KafkaEvents(producer, metrics))
         parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
         mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
+        admit = AdmitLetter(RedisQuotas(redis, metrics), policy.limits, index_keys=index_keys)
         verbs = OtpVerbs(
-            issue=IssueCode(store, mint, announce, queue, policy, handle_keys=handle_keys, index_keys=index_keys),
-            resend=ResendCode(store, mint, announce, queue, policy),
+            issue=IssueCode(
+                store, mint, announce, queue, policy, admit=admit, handle_keys=handle_keys, index_keys=index_keys
+            ),
+            resend=ResendCode(store, mint, announce, queue, policy, admit=admit),
             verify=VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys, restraint=nothing_forbids),
             get=GetChallenge(store, queue, policy),
             watch=WatchChallenge(store, queue, announce, policy),

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-REQUEST_OUTCOMES = ("queued", "joined", "repeated", "too_soon")
+REQUEST_OUTCOMES = ("queued", "joined", "repeated", "too_soon", "limit_reached")
 CAUSES = ("requested", "resent", "reissued")
 RESEND_OUTCOMES = ("queued", "still_queued", "not_yet", "not_open")
 VERDICTS = ("accepted", "wrong", "expired", "locked", "used", "unknown")
 CODE_FATES = ("in_time", "late", "never", "unproved")
 RINGS = ("code", "seal_code")
 PROMPT = ("yes", "no")
+LIMITS = ("subject", "address", "client", "domain", "system")
 FATES = ("handed_over", "deferred", "delivered", "bounced", "refused", "dropped")
 
 
@@ -26,6 +27,12 @@ class OtpMetrics:
             "Requests for a code, by purpose and what became of them.",
             ["purpose", "outcome"],
             registry=registry,
+        )
+        self.limits_reached = _counter(
+            registry,
+            "otp_limits_reached",
+            "Letters refused by a limit of the policy, by what it counts; one that several refuse counts for each.",
+            limit=LIMITS,
         )
         self.letters = Counter("otp_letters", "Letters queued, by who wanted them.", ["cause"], registry=registry)
         self.resends = Counter("otp_resends", "Clicks for another letter, by outcome.", ["outcome"], registry=registry)

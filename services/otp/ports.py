@@ -8,6 +8,7 @@ So every race is a lost commit, and no rule is written twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from services.otp.rules.challenge import Challenge, Fresh, Stall
 from services.otp.rules.code_fate import Milestone
 from services.otp.rules.outlook import Outlook
 from services.otp.rules.policy import Purpose
+from services.otp.rules.quota import Dimension, Limit
 from services.otp.rules.subject import Subject
 
 SHARDS = 256
@@ -227,6 +229,32 @@ class ChallengeStore(Protocol):
         """Let `over` not return them any more; harmless when repeated."""
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """One bucket, and its limit as it is now."""
+
+    name: str
+    """Of the bucket; holds HMACs, never an address."""
+    limit: Limit
+
+
+class QuotaStore(Protocol):
+    """Keeps what was taken of limits, under the store's clock. Raises `StoreUnavailable` when it cannot know.
+
+    What each call means: `rules/quota`. Buckets are apart, and so are calls about them: nothing is atomic over two.
+    """
+
+    async def take(self, token: str, quotas: Sequence[Quota]) -> list[timedelta]:
+        """Take one of each quota that has room; a token that took from one already takes no more of it.
+
+        Returns:
+            for each, how long to wait before one fits; 0 where the token has its take.
+        """
+
+    async def give_back(self, token: str, quotas: Sequence[Quota]) -> None:
+        """Undo what a token took, as if it never had; harmless for one that did not, and when repeated."""
+
+
 class EventSink(Protocol):
     """Hands events to the road between services."""
 
@@ -247,6 +275,80 @@ class Announce(Protocol):
         Returns:
             where the letters that were acknowledged in time stand, by `OutboxEntry.letter`.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class LetterAsked:
+    """A letter that somebody wants made, as limits know it."""
+
+    token: str
+    """Of the wish: whatever repeats it asks under the same one, and is counted once. At most 64 octets, no secret."""
+    subject_key: str
+    """HMAC of purpose and subject."""
+    email: str = field(repr=False)
+    client: str = ""
+    """The network of the citizen's device, of `network_of`; empty when nobody asked, or nobody knows from where."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """A letter that is not to be made now."""
+
+    retry_after: timedelta
+    """Until all that refused it should have room."""
+    dimensions: tuple[Dimension, ...]
+    """The limits that refused it; not for everybody's eyes."""
+
+
+class Toll(Protocol):
+    """What one call of a verb has taken of limits for the letter that it is about to make."""
+
+    async def settle(self, letter: LetterAsked | None) -> NoRoom | None:
+        """Take what the letter costs of every limit, once, or say why not; without a letter give back what was taken.
+
+        To be called with each decision, before it is committed. What is refused leaves everything as it was, but for
+        the client's limit. Nothing is given back by itself: what a crash leaves taken is found when its token repeats.
+
+        Raises:
+            StoreUnavailable: not known; something may have been taken, which the repeat finds.
+        """
+
+
+class Admit(Protocol):
+    """Lets every verb that makes letters ask whether one more may be made; fulfilled by `admit`."""
+
+    def __call__(self, now: datetime) -> Toll:
+        """Return the toll of one call of a verb; `now` is this host's time, used to choose keys only. Does no I/O."""
+
+
+class LimitReached(ServiceError):
+    """A limit on letters has no room; what is reached is in `exceeded`, for those who may see it."""
+
+    kind = Kind.EXHAUSTED
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, refused: NoRoom, purpose: Purpose) -> None:
+        """Say when to come back, and whom to phone when that is too late."""
+        wait_vi, wait_en = _in_words(refused.retry_after)
+        phone = purpose.hotline.phone if purpose.hotline else None
+        super().__init__(
+            Words(
+                vi=f"Đã có quá nhiều thư được yêu cầu. Vui lòng thử lại sau {wait_vi}."
+                + (f" Nếu gấp, vui lòng gọi {phone}." if phone else ""),
+                en=f"Too many mails were asked for. Ask again in {wait_en}."
+                + (f" If it is urgent, phone {phone}." if phone else ""),
+            ),
+            retry_after=refused.retry_after,
+            exceeded=refused.dimensions,
+        )
+
+
+def _in_words(wait: timedelta) -> tuple[str, str]:
+    seconds = max(math.ceil(wait.total_seconds()), 1)
+    if seconds <= 120:
+        return f"{seconds} giây", f"{seconds} seconds"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} phút", f"{minutes} minutes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,9 @@ IMPORTED_BY = {
     "redis": {
         "services.mailer.outbound.redis_ledger",
         "services.otp.outbound.redis_batches",
+        "services.otp.outbound.redis_calls",
         "services.otp.outbound.redis_changes",
+        "services.otp.outbound.redis_quotas",
         "services.otp.outbound.redis_store",
     },
     "prometheus_client": {

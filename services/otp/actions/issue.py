@@ -1,9 +1,10 @@
-"""Issue a code: claim the key, decide, commit, announce.
+"""Issue a code: claim the key, decide, take what a new letter costs of every limit, commit, announce.
 
-What is stored if the process dies: after the claim, the ids, so that a repeat with the same key resumes with the same
-challenge; after the commit, the challenge and the event in the outbox, so that the letter is sent although nobody
-answered the caller. The answer does not depend on Kafka: the outbox is the promise, and announcing it here only saves
-the sweep's delay.
+Who joins a letter that waits takes nothing: limits are on letters. What is stored if the process dies: after the claim,
+the ids, so that a repeat with the same key resumes with the same challenge; after the taking, what was taken, which the
+repeat finds and takes no second time; after the commit, the challenge and the event in the outbox, so that the letter
+is sent although nobody answered the caller. The answer does not depend on Kafka: the outbox is the promise, and
+announcing it here only saves the sweep's delay.
 
 Index keys roll without forgetting: claims and subjects are looked for under every key of the ring, newest first, and a
 subject that is found stays where it is.
@@ -22,11 +23,14 @@ from services.chassis.keyring import Key, Keyring, UnknownKey, mac, pseudonym
 from services.otp.ports import (
     ANNOUNCE_WITHIN,
     COMMIT_TRIES,
+    Admit,
     Announce,
     ChallengeStore,
     Claim,
     IdempotencyKeyReused,
     KeysUnknown,
+    LetterAsked,
+    LimitReached,
     Loaded,
     Mint,
     Notes,
@@ -88,6 +92,8 @@ class RequestCode:
     """`vi`, `en` or empty for the policy's default."""
     context: str
     decoy: bool
+    client: str = ""
+    """The network of the citizen's device, of `network_of`; empty when the caller does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +128,14 @@ class IssueCode:
         queue: Queue,
         policy: Policy,
         *,
+        admit: Admit,
         handle_keys: Keyring,
         index_keys: Keyring,
     ) -> None:
         """Take the ports and the rings it names things with."""
         self._store = store
         self._mint = mint
+        self._admit = admit
         self._announce = announce
         self._queue = queue
         self._policy = policy
@@ -138,7 +146,7 @@ class IssueCode:
         """Issue; `now` is this host's time, used to choose keys only. Instants of the challenge are the store's.
 
         Raises:
-            UnknownPurpose, IdempotencyKeyReused, QuotaExceeded: as they say.
+            UnknownPurpose, IdempotencyKeyReused, QuotaExceeded, LimitReached: as they say.
             StoreUnavailable: nothing is known; repeat with the same key.
             KeysUnknown: a key is not rolled out here yet; repeat with the same key.
         """
@@ -154,7 +162,9 @@ class IssueCode:
         names = [_names(key, request) for key in self._index_keys.accepting(now)]
         claim, claimed_as, is_new = await self._claimed(request, names, now)
         resumed_until = None if is_new else claim.claimed_at + purpose.challenge_life
-        decided, loaded = await self._decide_and_commit(request, purpose, claim, names, resumed_until)
+        decided, loaded = await self._decide_and_commit(
+            request, purpose, claim, names, resumed_until=resumed_until, now=now
+        )
         if decided.challenge.id != claim.challenge_id:
             await self._store.settle_claim(claimed_as, replace(claim, challenge_id=decided.challenge.id))
         return self._issued(request, purpose, claim, decided, loaded)
@@ -222,9 +232,17 @@ class IssueCode:
         return mac(key, "kip-handle-v1", challenge_id, request.caller, request.idempotency_key)
 
     async def _decide_and_commit(
-        self, request: RequestCode, purpose: Purpose, claim: Claim, names: list[_Names], resumed_until: datetime | None
+        self,
+        request: RequestCode,
+        purpose: Purpose,
+        claim: Claim,
+        names: list[_Names],
+        *,
+        resumed_until: datetime | None,
+        now: datetime,
     ) -> tuple[Queued | Joined | Repeated, Loaded]:
         """Return what was decided, and over what; a standing claim is resumed until `resumed_until`."""
+        toll = self._admit(now)
         shard = self._store.shard_of(claim.challenge_id)
         if shard is None:
             raise AssertionError("a minted id carries its shard")
@@ -240,7 +258,12 @@ class IssueCode:
             same = mine or loaded.challenges.get(subject.challenge_of(found_as.same_wish) or "")
             latest = loaded.challenges.get(subject.latest_id or "")
             wish = self._wish(request, purpose, claim, found_as)
-            decided = _granted(decide_request(wish, subject, same, latest, loaded.now))
+            outcome = decide_request(wish, subject, same, latest, loaded.now)
+            letter = LetterAsked(claim.challenge_id, found_as.subject, request.email, request.client)
+            refused = await toll.settle(letter if isinstance(outcome, Queued) else None)
+            if refused is not None:
+                raise LimitReached(refused, purpose)
+            decided = _granted(outcome)
             if isinstance(decided, Repeated):
                 return decided, loaded
             positions = await self._committed(shard, decided, same, purpose, loaded.now)

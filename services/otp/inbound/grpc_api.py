@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
@@ -24,6 +24,7 @@ from services.otp.actions.watch import GetChallenge, WatchChallenge
 from services.otp.inbound import grpc_fields
 from services.otp.inbound.grpc_fields import OtpFieldChecks
 from services.otp.metrics import OtpMetrics
+from services.otp.ports import LimitReached
 from services.otp.rules import verdict as verdicts
 from services.otp.rules.challenge import Stall, State
 from services.otp.rules.generation import Cause, Fate
@@ -108,9 +109,11 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         del context
         wish = _request(request)
         try:
-            issued = await self._verbs.issue(wish, self._clock())
-        except QuotaExceeded:
-            self._metrics.requests.labels(wish.purpose, "too_soon").inc()
+            with self._limits_counted():
+                issued = await self._verbs.issue(wish, self._clock())
+        except (QuotaExceeded, LimitReached) as refusal:
+            outcome = "too_soon" if isinstance(refusal, QuotaExceeded) else "limit_reached"
+            self._metrics.requests.labels(wish.purpose, outcome).inc()
             raise
         self._metrics.requests.labels(wish.purpose, issued.outcome).inc()
         return otp_service_pb2.RequestCodeResponse(
@@ -125,9 +128,10 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         checks = OtpFieldChecks()
         handle = checks.handle("handle", request.handle)
         key = checks.key("idempotency_key", request.idempotency_key)
-        checks.client("client", request.client.ip, request.client.device_id)
+        client = checks.client("client", request.client.ip, request.client.device_id)
         checks.done()
-        answer = await self._verbs.resend(caller(), handle, key)
+        with self._limits_counted():
+            answer = await self._verbs.resend(caller(), handle, key, self._clock(), client=client)
         self._metrics.resends.labels(answer.outcome.value).inc()
         return otp_service_pb2.ResendCodeResponse(
             outcome=RESENDS[answer.outcome], challenge=_challenge(answer.challenge) if answer.challenge else None
@@ -198,6 +202,15 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         )
         return otp_service_pb2.UnlockSubjectResponse(was_locked=done.was_locked)
 
+    @contextmanager
+    def _limits_counted(self) -> Iterator[None]:
+        try:
+            yield
+        except LimitReached as refusal:
+            for dimension in refusal.exceeded:
+                self._metrics.limits_reached.labels(dimension).inc()
+            raise
+
 
 def _handle(value: str) -> str:
     checks = OtpFieldChecks()
@@ -217,8 +230,8 @@ def _request(request: otp_service_pb2.RequestCodeRequest) -> RequestCode:
         locale=checks.locale("locale", request.locale),
         context=checks.text("context", request.context, longest=grpc_fields.MAX_CONTEXT),
         decoy=request.decoy,
+        client=checks.client("client", request.client.ip, request.client.device_id),
     )
-    checks.client("client", request.client.ip, request.client.device_id)
     checks.done()
     return wish
 

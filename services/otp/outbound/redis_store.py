@@ -11,7 +11,7 @@
 How a record lies in its string: `redis_records`. Keys hold HMACs, values hold sealed parts: a dump yields no address
 and no code. Hints of changes go over the sharded channel `otp:{s<nn>}:changed` and hold a challenge id.
 Scripts: `scripts/load.lua` reads, `commit.lua`, `note.lua` and `published.lua` beside it write; none knows a rule.
-What calls need goes in the batches of `redis_batches`; looks at every shard go on connections of their own, so that no
+What calls need goes in the batches of `redis_calls`; looks at every shard go on connections of their own, so that no
 call waits for them. The client's own retries are off: a call answers within a second or raises, and the caller's key
 makes its repeat safe.
 """
@@ -21,11 +21,11 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import perf_counter, time
+from time import time
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,11 +33,9 @@ from kafka.partitioner.default import murmur2
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
 
 from services.otp.metrics import OtpMetrics
-from services.otp.outbound.redis_batches import RedisBatches, Stage
+from services.otp.outbound.redis_calls import WITHIN, RedisCalls
 from services.otp.outbound.redis_changes import RedisChanges, hint_channel
 from services.otp.outbound.redis_records import (
     DATA_AT,
@@ -50,7 +48,7 @@ from services.otp.outbound.redis_records import (
     packed_watch,
     unpacked,
 )
-from services.otp.ports import SHARDS, Changes, Claim, Loaded, OutboxEntry, Position, StoreUnavailable
+from services.otp.ports import SHARDS, Changes, Claim, Loaded, OutboxEntry, Position
 from services.otp.rules.announcement import Announcement, LetterWanted
 from services.otp.rules.challenge import Challenge
 from services.otp.rules.code_fate import HandOver, Milestone
@@ -67,8 +65,6 @@ CLAIM_LIFE = timedelta(hours=24)
 OVER_MS = 1  # the earliest end that Redis takes
 LETTER_FIELD = b"l"  # of an outbox entry: which letter it queues; the other fields are the event
 SOCKET_TIMEOUT_S = 1.0
-CALLS_AT_ONCE = 32  # each holds a connection; a crowd beyond waits its turn for milliseconds and is not turned away
-WITHIN = timedelta(seconds=1)
 
 
 def redis_client(url: str) -> Redis:
@@ -125,15 +121,12 @@ class RedisChallengeStore:
             encode: turns an event into the fields of an outbox entry.
             metrics: gets times and errors.
             changes: where hints are heard; without it watchers look again by themselves.
-            within: how long a call may take, and how long it may wait for its turn before that. Apart, because a crowd
-                of calls is no sign that the server is away.
+            within: how long a call may take.
         """
         self._redis = redis
         self._encode = encode
         self._metrics = metrics
-        self._room = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._within_s = within.total_seconds()
-        self._batches = RedisBatches(redis, within)
+        self._calls = RedisCalls(redis, metrics, within)
         self._changes = changes or RedisChanges(redis)
         self._load = redis.register_script((SCRIPTS / "load.lua").read_text())
         self._note = redis.register_script((SCRIPTS / "note.lua").read_text())
@@ -155,7 +148,7 @@ class RedisChallengeStore:
         keys = [challenge_key(shard, challenge_id) for challenge_id in challenge_ids]
         if subject_key is not None:
             keys.append(_subject_key(shard, subject_key))
-        seconds, micros, *stored = await self._script("load", self._load, keys)
+        seconds, micros, *stored = await self._calls.script("load", self._load, keys)
         known = {name: record for name, record in zip(challenge_ids, stored, strict=False) if record}
         challenges = {name: unpacked(record, Challenge) for name, record in known.items()}
         has_subject = subject_key is not None and stored[-1]
@@ -190,7 +183,7 @@ class RedisChallengeStore:
         for record, letter in entries:
             fields = {**record, LETTER_FIELD: letter.encode()}
             arguments += [2 * len(fields), *(part for pair in fields.items() for part in pair)]
-        ids = await self._script("commit", self._commit, keys, arguments)
+        ids = await self._calls.script("commit", self._commit, keys, arguments)
         if ids is None:
             return None
         self._count(announcements, milestones)
@@ -209,7 +202,7 @@ class RedisChallengeStore:
             written = _written(record)
             unpacked(bytes(DATA_AT) + bytes(written[2]), type(record))
             arguments += [b"", *written[1:3], OVER_MS]
-        await self._script("commit", self._commit, keys, arguments)
+        await self._calls.script("commit", self._commit, keys, arguments)
 
     def changes(self, challenge_id: str) -> AbstractContextManager[Changes]:
         """Implements `ChallengeStore`."""
@@ -220,27 +213,29 @@ class RedisChallengeStore:
         shard = self.shard_of(challenge_id)
         if shard is not None:
             key = challenge_key(shard, challenge_id)
-            await self._script("note", self._note, [key], [WATCHED_AT, packed_watch(until)])
+            await self._calls.script("note", self._note, [key], [WATCHED_AT, packed_watch(until)])
 
     async def claim(self, key: str, claim: Claim) -> Claim:
         """Implements `ChallengeStore`."""
         name, written = claim_key(key), msgspec.msgpack.encode(claim)
-        standing = await self._ask("claim", lambda batch: batch.set(name, written, nx=True, px=CLAIM_LIFE, get=True))
+        standing = await self._calls.ask(
+            "claim", lambda batch: batch.set(name, written, nx=True, px=CLAIM_LIFE, get=True)
+        )
         return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else claim
 
     async def find_claim(self, key: str) -> Claim | None:
         """Implements `ChallengeStore`."""
-        standing = await self._ask("claim", lambda batch: batch.get(claim_key(key)))
+        standing = await self._calls.ask("claim", lambda batch: batch.get(claim_key(key)))
         return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else None
 
     async def settle_claim(self, key: str, claim: Claim) -> None:
         """Implements `ChallengeStore`."""
         name, written = claim_key(key), msgspec.msgpack.encode(claim)
-        await self._ask("claim", lambda batch: batch.set(name, written, xx=True, keepttl=True))
+        await self._calls.ask("claim", lambda batch: batch.set(name, written, xx=True, keepttl=True))
 
     async def unpublished(self, *, older_than: timedelta, most: int) -> list[OutboxEntry]:
         """Implements `ChallengeStore`."""
-        async with self._apart("sweep"):
+        async with self._calls.apart("sweep"):
             seconds, micros = await self._redis.time()
             self._metrics.store_clock_offset.set(int(seconds) + int(micros) / 1_000_000 - time())
             last = int(seconds) * 1000 + int(micros) // 1000 - int(older_than.total_seconds() * 1000)
@@ -262,11 +257,11 @@ class RedisChallengeStore:
             challenge_id, _, number = entry.letter.partition(".")
             keys.append(challenge_key(entry.shard, challenge_id))
             args += [POSITION_AT, packed_position(int(number), position)]
-        await self._script("published", self._published, keys, args)
+        await self._calls.script("published", self._published, keys, args)
 
     async def outbox_size(self) -> int:
         """Implements `ChallengeStore`."""
-        async with self._apart("sweep"):
+        async with self._calls.apart("sweep"):
             pipeline = self._redis.pipeline(transaction=False)
             for shard in range(SHARDS):
                 pipeline.xlen(outbox_key(shard))
@@ -274,7 +269,7 @@ class RedisChallengeStore:
 
     async def outbox_oldest(self) -> datetime | None:
         """Implements `ChallengeStore`."""
-        async with self._apart("sweep"):
+        async with self._calls.apart("sweep"):
             pipeline = self._redis.pipeline(transaction=False)
             for shard in range(SHARDS):
                 pipeline.xrange(outbox_key(shard), count=1)
@@ -284,7 +279,7 @@ class RedisChallengeStore:
 
     async def over(self, *, longer_than: timedelta, most: int) -> list[str]:
         """Implements `ChallengeStore`."""
-        async with self._apart("sweep"):
+        async with self._calls.apart("sweep"):
             seconds, micros = await self._redis.time()
             last = int(seconds) * 1000 + int(micros) // 1000 - int(longer_than.total_seconds() * 1000)
             pipeline = self._redis.pipeline(transaction=False)
@@ -296,7 +291,7 @@ class RedisChallengeStore:
 
     async def forget_end(self, challenge_ids: Sequence[str]) -> None:
         """Implements `ChallengeStore`."""
-        async with self._apart("sweep"):
+        async with self._calls.apart("sweep"):
             pipeline = self._redis.pipeline(transaction=False)
             for challenge_id in challenge_ids:
                 shard = self.shard_of(challenge_id)
@@ -317,37 +312,8 @@ class RedisChallengeStore:
 
     async def ping(self) -> None:
         """Ask whether the store is there; raises `StoreUnavailable`."""
-        async with self._apart("ping"):
+        async with self._calls.apart("ping"):
             await self._redis.time()
-
-    async def _script(
-        self, command_class: str, script: AsyncScript, keys: Sequence[str], args: Sequence[bytes | str | int] = ()
-    ) -> Any:
-        with self._counted(command_class):
-            return await self._batches.run(script, keys, args)
-
-    async def _ask(self, command_class: str, stage: Stage) -> Any:
-        with self._counted(command_class):
-            return await self._batches.ask(stage)
-
-    @asynccontextmanager
-    async def _apart(self, command_class: str) -> AsyncIterator[None]:
-        """Use a connection that is in no call's way."""
-        with self._counted(command_class):
-            async with asyncio.timeout(self._within_s) as timer, self._room:
-                timer.reschedule(asyncio.get_running_loop().time() + self._within_s)  # its turn has come
-                yield
-
-    @contextmanager
-    def _counted(self, command_class: str) -> Iterator[None]:
-        started = perf_counter()
-        try:
-            yield
-        except (RedisError, OSError, TimeoutError) as error:
-            self._metrics.redis_errors.inc()
-            raise StoreUnavailable from error
-        finally:
-            self._metrics.redis_seconds.labels(command_class).observe(perf_counter() - started)
 
 
 _subject_key = subject_key  # the methods have an argument of that name

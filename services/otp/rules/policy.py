@@ -12,6 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from services.otp.rules.hotline import Hotline
+from services.otp.rules.quota import NO_LIMITS, Limits
 
 GRACE = timedelta(seconds=45)
 """After the deadline, before a letter that nobody has heard of is presumed dropped: an event may be on its way."""
@@ -104,9 +105,10 @@ class Purpose:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Every purpose, by name."""
+    """Every purpose, by name, and the limits that all of them share."""
 
     purposes: Mapping[str, Purpose]
+    limits: Limits = NO_LIMITS
 
     def find(self, name: str) -> Purpose | None:
         """Return the purpose of that name."""

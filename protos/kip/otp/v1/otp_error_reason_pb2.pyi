@@ -31,7 +31,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_IDEMPOTENCY_KEY_REUSED: _ErrorReason.ValueType  # 3
     """ABORTED: the key was used with another body."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 4
-    """RESOURCE_EXHAUSTED, with RetryInfo: this subject asked for a code a moment ago."""
+    """RESOURCE_EXHAUSTED, with RetryInfo: asked a moment ago, or a limit on letters has no room (QuotaFailure says which, to callers
+    with the scope `see-limits`).
+    """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 6
     """UNAVAILABLE, with RetryInfo: the challenge store does not answer."""
     ERROR_REASON_CODE_KEYS_UNKNOWN: _ErrorReason.ValueType  # 9
@@ -57,7 +59,9 @@ ERROR_REASON_UNKNOWN_PURPOSE: ErrorReason.ValueType  # 2
 ERROR_REASON_IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 3
 """ABORTED: the key was used with another body."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 4
-"""RESOURCE_EXHAUSTED, with RetryInfo: this subject asked for a code a moment ago."""
+"""RESOURCE_EXHAUSTED, with RetryInfo: asked a moment ago, or a limit on letters has no room (QuotaFailure says which, to callers
+with the scope `see-limits`).
+"""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 6
 """UNAVAILABLE, with RetryInfo: the challenge store does not answer."""
 ERROR_REASON_CODE_KEYS_UNKNOWN: ErrorReason.ValueType  # 9
