@@ -48,6 +48,14 @@ def nothing_waits(alarmed: Alarmed) -> None:
     )
 
 
+def paused(alarmed: Alarmed) -> tuple[float, float]:
+    """Return how many partitions of codes, and of news, their readers leave alone."""
+    return (
+        alarmed.counted("mailer", "inbox_partitions_paused", topic=CODES),
+        alarmed.counted("otp", "inbox_partitions_paused", topic=NEWS),
+    )
+
+
 @pytest.mark.usefixtures("drip")
 def test_while_all_goes_well_nothing_is_told_but_that_alarms_work(alarmed: Alarmed) -> None:
     wait_until(lambda: alarmed.told() == ALWAYS, within_s=COMES_WITHIN_S, what="services that are no longer absent")
@@ -118,10 +126,9 @@ def test_a_poison_partition_is_told_and_so_is_news_that_does_not_reach_otp(alarm
     pause_partitions(alarmed.stack.address("kafka"), {CODES: [CODE_PARTITION], NEWS: range(NEWS_PARTITIONS)})
 
     try:
+        wait_until(lambda: paused(alarmed) == (1, NEWS_PARTITIONS), within_s=COMES_WITHIN_S, what="pauses")
         alarmed.wait_until_told("KipConsumerPaused", topic=CODES)
         alarmed.wait_until_told("KipConsumerPaused", topic=NEWS)
-        assert alarmed.counted("mailer", "inbox_partitions_paused", topic=CODES) == 1
-        assert alarmed.counted("otp", "inbox_partitions_paused", topic=NEWS) == NEWS_PARTITIONS
         alarmed.wait_until_told(*expected)
         alarmed.wait_until_told("OtpEmailPartitionStalled", topic=CODES, partition=str(CODE_PARTITION))
     finally:
