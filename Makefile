@@ -28,7 +28,7 @@ status:  ## what runs
 	@$(BIN)/python -m deploy.dev.stack status
 
 ##@ Test
-.PHONY: test unit contract integration e2e chaos fuzz hammer fresh
+.PHONY: test unit contract integration e2e alerts-live chaos fuzz hammer fresh
 test: setup unit contract integration e2e  ## all four levels on real servers
 unit: setup  ## rules and verbs, no sockets
 	@$(PYTEST) tests/unit
@@ -38,6 +38,8 @@ integration: setup  ## one adapter against real Kafka, Redis, SMTP, PostgreSQL; 
 	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/integration
 e2e: setup  ## separate processes; codes are read from the mailbox
 	@$(PYTEST) tests/e2e
+alerts-live: setup  ## what e2e leaves out of the alerts: overloads of 1.5, 2 and 3 times the relay's capacity, and the rest (9 min)
+	@$(PYTEST) -s tests/alerts
 chaos: setup  ## the ordered inbox and the mailer under kills, 20 runs in a row (RUNS=2; PROOF=docs/proof writes a summary)
 	@$(BIN)/python -m tests.chaos.run --runs $(RUNS) $(if $(PROOF),--proof $(PROOF))
 fuzz: setup  ## 20 000 strange messages and 2000 lives of a challenge, with a summary (minutes)
