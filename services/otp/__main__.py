@@ -23,6 +23,7 @@ from services.otp.actions.admit import AdmitLetter
 from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
+from services.otp.actions.guard import GuardGuesses, WatchGuesses
 from services.otp.actions.issue import IssueCode
 from services.otp.actions.resend import ResendCode
 from services.otp.actions.sweep import AnnounceEntries, SweepOutbox
@@ -38,6 +39,7 @@ from services.otp.outbound.keyring_mint import KeyringMint
 from services.otp.outbound.redis_changes import RedisChanges
 from services.otp.outbound.redis_quotas import RedisQuotas
 from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
+from services.otp.outbound.redis_tally import RedisTally
 from services.otp.outbound.sealed_parts import KeyringSealer
 from services.otp.outbound.yaml_policy import read_policy
 from services.otp.ports import ChallengeStore, StoreUnavailable
@@ -45,6 +47,7 @@ from services.otp.rules.policy import Policy
 from services.otp.settings import OtpSettings
 
 SWEEP_PAUSE = timedelta(seconds=1)
+WATCH_GUESSES_PAUSE = timedelta(seconds=2)
 CONCLUDE_PAUSE = timedelta(seconds=5)
 SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers in 10 ms
 
@@ -78,13 +81,19 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         announce = AnnounceEntries(store, KafkaEvents(producer, metrics))
         parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
         mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
-        admit = AdmitLetter(RedisQuotas(redis, metrics), policy.limits, index_keys=index_keys)
+        quotas = RedisQuotas(redis, metrics)
+        admit = AdmitLetter(quotas, policy.limits, index_keys=index_keys)
+        verify = VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys)
+        guard = GuardGuesses(verify, quotas, policy.limits, index_keys=index_keys)
+        guard.on_full.append(lambda by: metrics.limits_reached.labels(by).inc())
+        tally = RedisTally(redis, metrics, system_clock)
+        watch = WatchGuesses(guard, tally, policy.limits.failure_ratio, policy.strictness)
         verbs = OtpVerbs(
             issue=IssueCode(
                 store, mint, announce, queue, policy, admit=admit, handle_keys=handle_keys, index_keys=index_keys
             ),
             resend=ResendCode(store, mint, announce, queue, policy, admit=admit),
-            verify=VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys),
+            guard=guard,
             get=GetChallenge(store, queue, policy),
             watch=WatchChallenge(store, queue, announce, policy),
             cancel=CancelChallenge(store, announce, policy),
@@ -125,6 +134,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
             changes.listen(),
             sweep_for_ever(SweepOutbox(store, announce), store, metrics),
             conclude_for_ever(ConcludeChallenges(store, policy)),
+            watch_guesses_for_ever(watch, policy, metrics),
         )
 
 
@@ -152,6 +162,21 @@ async def conclude_for_ever(conclude: ConcludeChallenges) -> None:
         except StoreUnavailable:
             structlog.get_logger().warning("conclusion_skipped", why="store away")
         await asyncio.sleep(CONCLUDE_PAUSE.total_seconds())
+
+
+async def watch_guesses_for_ever(watch: WatchGuesses, policy: Policy, metrics: OtpMetrics) -> None:
+    """Look every few seconds whether somebody is guessing, and tell when that begins and ends."""
+    while True:
+        before = policy.strictness.is_on
+        try:
+            tally = await watch()
+            metrics.failed_ratio.set(tally.ratio)
+            metrics.attempts_halved.set(policy.strictness.is_on)
+            if policy.strictness.is_on is not before:
+                structlog.get_logger().warning("attempts_halved", now=policy.strictness.is_on, ratio=tally.ratio)
+        except StoreUnavailable:
+            structlog.get_logger().warning("guesses_not_counted", why="store away")
+        await asyncio.sleep(WATCH_GUESSES_PAUSE.total_seconds())
 
 
 async def sweep_for_ever(sweep: SweepOutbox, store: ChallengeStore, metrics: OtpMetrics) -> None:

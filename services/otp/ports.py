@@ -8,7 +8,6 @@ So every race is a lost commit, and no rule is written twice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,10 +18,12 @@ from services.chassis.errors import Kind, ServiceError, Words
 from services.otp.rules.announcement import Announcement
 from services.otp.rules.challenge import Challenge, Fresh
 from services.otp.rules.code_fate import Milestone
+from services.otp.rules.guesses import Tally
 from services.otp.rules.outlook import Outlook
 from services.otp.rules.policy import Purpose
-from services.otp.rules.quota import Dimension, Limit
+from services.otp.rules.quota import LetterAsked, NoRoom, Quota, in_words
 from services.otp.rules.subject import Subject
+from services.otp.rules.verdict import Verdict
 
 SHARDS = 256
 COMMIT_TRIES = 64
@@ -229,15 +230,6 @@ class ChallengeStore(Protocol):
         """Let `over` not return them any more; harmless when repeated."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """One bucket, and its limit as it is now."""
-
-    name: str
-    """Of the bucket; holds HMACs, never an address."""
-    limit: Limit
-
-
 class QuotaStore(Protocol):
     """Keeps what was taken of limits, under the store's clock. Raises `StoreUnavailable` when it cannot know.
 
@@ -253,6 +245,24 @@ class QuotaStore(Protocol):
 
     async def give_back(self, token: str, quotas: Sequence[Quota]) -> None:
         """Undo what a token took, as if it never had; harmless for one that did not, and when repeated."""
+
+
+class GuessTally(Protocol):
+    """Counts, over all processes, what was compared."""
+
+    async def add(self, seen: Tally) -> Tally:
+        """Add what was compared here; return what was compared everywhere in the last 5 to 10 minutes.
+
+        Raises:
+            StoreUnavailable: not known; it was added or not.
+        """
+
+
+class Judge(Protocol):
+    """Judges what a citizen typed; fulfilled by `verify`."""
+
+    async def __call__(self, caller: str, handle: str, typed: str, idempotency_key: str, now: datetime) -> Verdict:
+        """Judge. Raises as `verify` does: after `StoreUnavailable` nobody knows what was compared."""
 
 
 class EventSink(Protocol):
@@ -275,29 +285,6 @@ class Announce(Protocol):
         Returns:
             where the letters that were acknowledged in time stand, by `OutboxEntry.letter`.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class LetterAsked:
-    """A letter that somebody wants made, as limits know it."""
-
-    token: str
-    """Of the wish: whatever repeats it asks under the same one, and is counted once. At most 64 octets, no secret."""
-    subject_key: str
-    """HMAC of purpose and subject."""
-    email: str = field(repr=False)
-    client: str = ""
-    """The network of the citizen's device, of `network_of`; empty when nobody asked, or nobody knows from where."""
-
-
-@dataclass(frozen=True, slots=True)
-class NoRoom:
-    """A letter that is not to be made now."""
-
-    retry_after: timedelta
-    """Until all that refused it should have room."""
-    dimensions: tuple[Dimension, ...]
-    """The limits that refused it; not for everybody's eyes."""
 
 
 class Toll(Protocol):
@@ -329,26 +316,17 @@ class LimitReached(ServiceError):
 
     def __init__(self, refused: NoRoom, purpose: Purpose) -> None:
         """Say when to come back, and whom to phone when that is too late."""
-        wait_vi, wait_en = _in_words(refused.retry_after)
-        phone = purpose.hotline.phone if purpose.hotline else None
+        wait_vi, wait_en = in_words(refused.retry_after)
+        phone = purpose.hotline.phone if purpose.hotline else ""
+        or_phone_vi, or_phone_en = phone and f" Nếu gấp, gọi {phone}.", phone and f" If it is urgent, phone {phone}."
         super().__init__(
             Words(
-                vi=f"Đã có quá nhiều thư được yêu cầu. Vui lòng thử lại sau {wait_vi}."
-                + (f" Nếu gấp, vui lòng gọi {phone}." if phone else ""),
-                en=f"Too many mails were asked for. Ask again in {wait_en}."
-                + (f" If it is urgent, phone {phone}." if phone else ""),
+                vi=f"Đã có quá nhiều thư được yêu cầu. Vui lòng thử lại sau {wait_vi}.{or_phone_vi}",
+                en=f"Too many mails were asked for. Ask again in {wait_en}.{or_phone_en}",
             ),
             retry_after=refused.retry_after,
             exceeded=refused.dimensions,
         )
-
-
-def _in_words(wait: timedelta) -> tuple[str, str]:
-    seconds = max(math.ceil(wait.total_seconds()), 1)
-    if seconds <= 120:
-        return f"{seconds} giây", f"{seconds} seconds"
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes} phút", f"{minutes} minutes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from services.chassis.keyring import Key, Keyring, UnknownKey, pseudonym
-from services.otp.ports import KeysUnknown, LetterAsked, NoRoom, Quota, QuotaStore, Toll
+from services.otp.ports import KeysUnknown, QuotaStore, Toll
 from services.otp.rules.address import mailbox_of
-from services.otp.rules.quota import SYSTEM_PARTS, Dimension, Limit, Limits, part_of
+from services.otp.rules.quota import SYSTEM_PARTS, Dimension, LetterAsked, Limit, Limits, NoRoom, Quota, part_of
 
 KEPT_WHEN_REFUSED = Dimension.CLIENT
 

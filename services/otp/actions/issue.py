@@ -29,7 +29,6 @@ from services.otp.ports import (
     Claim,
     IdempotencyKeyReused,
     KeysUnknown,
-    LetterAsked,
     LimitReached,
     Loaded,
     Mint,
@@ -42,6 +41,7 @@ from services.otp.rules.announcement import announcements
 from services.otp.rules.challenge import Challenge, Fresh, Handle
 from services.otp.rules.handle import handle_text
 from services.otp.rules.policy import Policy, Purpose
+from services.otp.rules.quota import LetterAsked
 from services.otp.rules.request import GivenBack, Joined, Queued, Repeated, TooSoon, Wish, decide_request
 from services.otp.rules.subject import Subject, subject_parts
 from services.otp.rules.view import ChallengeView, seen_by

@@ -18,7 +18,6 @@ from services.otp.ports import (
     Admit,
     Announce,
     ChallengeStore,
-    LetterAsked,
     LimitReached,
     Loaded,
     Mint,
@@ -30,6 +29,7 @@ from services.otp.rules.announcement import announcements
 from services.otp.rules.challenge import Challenge
 from services.otp.rules.handle import Opened, parse_handle
 from services.otp.rules.policy import Policy
+from services.otp.rules.quota import LetterAsked
 from services.otp.rules.renewal import NotOpen, NotYet, Resent, ResentBefore, StillQueued, decide_resend
 from services.otp.rules.view import ChallengeView, seen_by
 

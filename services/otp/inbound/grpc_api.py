@@ -16,10 +16,10 @@ from kip.otp.v1 import otp_service_pb2, otp_service_pb2_grpc
 from services.chassis.clock import Clock
 from services.chassis.grpc_server import caller, demand_scope
 from services.otp.actions.cancel import CancelChallenge
+from services.otp.actions.guard import GuardGuesses
 from services.otp.actions.issue import IssueCode, QuotaExceeded, RequestCode, UnknownPurpose
 from services.otp.actions.resend import ResendCode, ResendOutcome
 from services.otp.actions.unlock import UnlockSubject
-from services.otp.actions.verify import VerifyCode
 from services.otp.actions.watch import GetChallenge, WatchChallenge
 from services.otp.inbound import grpc_fields
 from services.otp.inbound.grpc_fields import OtpFieldChecks
@@ -83,7 +83,7 @@ class OtpVerbs:
 
     issue: IssueCode
     resend: ResendCode
-    verify: VerifyCode
+    guard: GuardGuesses
     get: GetChallenge
     watch: WatchChallenge
     cancel: CancelChallenge
@@ -144,9 +144,9 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         handle = checks.handle("handle", request.handle)
         code = checks.code("code", request.code)
         key = checks.key("idempotency_key", request.idempotency_key, shortest=0)
-        checks.client("client", request.client.ip, request.client.device_id)
+        client = checks.client("client", request.client.ip, request.client.device_id)
         checks.done()
-        verdict = await self._verbs.verify(caller(), handle, code, key, self._clock())
+        verdict = await self._verbs.guard(caller(), handle, code, key, self._clock(), client=client)
         self._metrics.verdicts.labels(type(verdict).__name__.lower()).inc()
         return _verdict(verdict)
 

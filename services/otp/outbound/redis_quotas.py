@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError
 
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls
-from services.otp.ports import Quota
+from services.otp.rules.quota import Quota
 
 SCRIPT = Path(__file__).with_name("scripts") / "quota.lua"
 MICROSECOND = timedelta(microseconds=1)

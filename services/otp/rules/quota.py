@@ -1,4 +1,4 @@
-"""How many letters may be asked for: limits, and the arithmetic of one of them.
+"""How many letters may be asked for, and how many guesses fail: limits, and the arithmetic of one of them.
 
 Generic cell rate algorithm (GCRA, ITU-T I.371): instead of counting letters a bucket keeps one instant, at which it is
 whole again. A take moves that instant `one_each` later, and fits if it then lies no farther ahead than `whole_after`:
@@ -17,6 +17,7 @@ model, which the fake uses and the script is compared with.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,15 @@ class Dimension(StrEnum):
     """The domain of the mailbox."""
     SYSTEM = "system"
     """All letters."""
+
+
+class GuessesBy(StrEnum):
+    """What a limit on failed guesses counts by, over all challenges."""
+
+    CLIENT = "guesses_client"
+    """The network that the citizen types from."""
+    CALLER = "guesses_caller"
+    """The platform service that shows us what was typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,10 @@ class Limits:
     """Of large domains, in place of that of the dimension."""
     foldings: Mapping[str, Folding] = field(default_factory=dict)
     """Domain → how its provider spells a mailbox."""
+    guesses: Mapping[GuessesBy, Limit] = field(default_factory=dict)
+    """On failed guesses; not limited by what is not there."""
+    failure_ratio: float = 1.0
+    """The share of failures above which somebody must be guessing; at 1 nobody ever is."""
 
     def of_domain(self, domain: str) -> Limit | None:
         """Return the limit of a domain."""
@@ -79,6 +93,38 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """One bucket, and its limit as it is now."""
+
+    name: str
+    """Of the bucket; holds HMACs, never an address."""
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True)
+class LetterAsked:
+    """A letter that somebody wants made, as limits know it."""
+
+    token: str
+    """Of the wish: whatever repeats it asks under the same one, and is counted once. At most 64 octets, no secret."""
+    subject_key: str
+    """HMAC of purpose and subject."""
+    email: str = field(repr=False)
+    client: str = ""
+    """The network of the citizen's device, of `network_of`; empty when nobody asked, or nobody knows from where."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """A letter that is not to be made now."""
+
+    retry_after: timedelta
+    """Until all that refused it should have room."""
+    dimensions: tuple[Dimension, ...]
+    """The limits that refused it; not for everybody's eyes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +169,12 @@ def given_back(bucket: Bucket, limit: Limit, token: str) -> Bucket:
 def part_of(token: str) -> int:
     """Return which part of the system's limit a token takes from; always the same one."""
     return zlib.crc32(token.encode()) % SYSTEM_PARTS
+
+
+def in_words(wait: timedelta) -> tuple[str, str]:
+    """Return how long that is, in Vietnamese and in English; rounded up, minutes from two of them on."""
+    seconds = max(math.ceil(wait.total_seconds()), 1)
+    if seconds <= 120:
+        return f"{seconds} giây", f"{seconds} seconds"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} phút", f"{minutes} minutes"

@@ -11,6 +11,7 @@ from services.otp.actions.admit import AdmitLetter
 from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
+from services.otp.actions.guard import GuardGuesses
 from services.otp.actions.issue import IssueCode, Issued, RequestCode
 from services.otp.actions.resend import ResendAnswer, ResendCode
 from services.otp.actions.sweep import AnnounceEntries, SweepOutbox
@@ -61,6 +62,7 @@ class Desk:
         self.queue = InMemoryQueue()
         self.code_keys = code_keys or ring("c1", 1)
         index = index_keys or ring("i1", 3)
+        self.policy = policy
         announcing = AnnounceEntries(self.store, self.events)
         announce = announce or announcing
         self.quotas = quotas or InMemoryQuotas(self.clock)
@@ -77,6 +79,7 @@ class Desk:
         )
         self.resend = ResendCode(self.store, self.mint, announce, self.queue, policy, admit=self.admit)
         self.verify = VerifyCode(self.store, self.mint, announce, self.queue, policy, code_keys=self.code_keys)
+        self.guard = GuardGuesses(self.verify, self.quotas, policy.limits, index_keys=index)
         self.follow = FollowDelivery(self.store, self.mint, announce, policy)
         self.cancel = CancelChallenge(self.store, announce, policy)
         self.unlock = UnlockSubject(self.store, index_keys=index)
