@@ -42,10 +42,11 @@ from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
 from services.otp.outbound.redis_tally import RedisTally
 from services.otp.outbound.sealed_parts import KeyringSealer
 from services.otp.outbound.yaml_policy import read_policy
-from services.otp.ports import ChallengeStore, StoreUnavailable
+from services.otp.ports import ChallengeStore, Queue, StoreUnavailable
 from services.otp.rules.policy import Policy
 from services.otp.settings import OtpSettings
 
+TELL_ADMISSION_PAUSE = timedelta(seconds=1)
 SWEEP_PAUSE = timedelta(seconds=1)
 WATCH_GUESSES_PAUSE = timedelta(seconds=2)
 CONCLUDE_PAUSE = timedelta(seconds=5)
@@ -82,7 +83,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
         mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
         quotas = RedisQuotas(redis, metrics)
-        admit = AdmitLetter(quotas, policy.limits, index_keys=index_keys)
+        admit = AdmitLetter(quotas, queue, policy.limits, index_keys=index_keys)
         verify = VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys)
         guard = GuardGuesses(verify, quotas, policy.limits, index_keys=index_keys)
         guard.on_full.append(lambda by: metrics.limits_reached.labels(by).inc())
@@ -132,7 +133,8 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
             stopping,
             following,
             changes.listen(),
-            sweep_for_ever(SweepOutbox(store, announce), store, metrics),
+            sweep_for_ever(SweepOutbox(store, announce), store, queue, metrics),
+            tell_admission_for_ever(admit, policy, metrics),
             conclude_for_ever(ConcludeChallenges(store, policy)),
             watch_guesses_for_ever(watch, policy, metrics),
         )
@@ -179,12 +181,26 @@ async def watch_guesses_for_ever(watch: WatchGuesses, policy: Policy, metrics: O
         await asyncio.sleep(WATCH_GUESSES_PAUSE.total_seconds())
 
 
-async def sweep_for_ever(sweep: SweepOutbox, store: ChallengeStore, metrics: OtpMetrics) -> None:
+async def tell_admission_for_ever(admit: AdmitLetter, policy: Policy, metrics: OtpMetrics) -> None:
+    """Export every second how many are refused, and tell in the log when that begins and ends."""
+    refusing = dict.fromkeys(policy.purposes, False)
+    while True:
+        for purpose in policy.purposes.values():
+            share, is_refusing = admit.refusing(purpose.deadline, system_clock())
+            metrics.admission_refused.labels(purpose.name).set(share)
+            if is_refusing is not refusing[purpose.name]:
+                refusing[purpose.name] = is_refusing
+                structlog.get_logger().warning("admission_turned", purpose=purpose.name, refusing=is_refusing)
+        await asyncio.sleep(TELL_ADMISSION_PAUSE.total_seconds())
+
+
+async def sweep_for_ever(sweep: SweepOutbox, store: ChallengeStore, queue: Queue, metrics: OtpMetrics) -> None:
     """Sweep the outbox every second; a store that is away is away for the sweep too."""
     while True:
         try:
             waiting = await sweep()
             oldest = await store.outbox_oldest() if waiting else None
+            queue.unpublished(waiting)
             metrics.outbox.set(waiting)
             metrics.outbox_oldest.set(oldest.timestamp() if oldest else 0)
             metrics.outbox_swept.set_to_current_time()

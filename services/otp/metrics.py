@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-REQUEST_OUTCOMES = ("queued", "joined", "repeated", "too_soon", "limit_reached")
+REQUEST_OUTCOMES = ("queued", "joined", "repeated", "too_soon", "limit_reached", "overloaded")
 CAUSES = ("requested", "resent", "reissued")
 RESEND_OUTCOMES = ("queued", "still_queued", "not_yet", "not_open")
 VERDICTS = ("accepted", "wrong", "expired", "locked", "used", "unknown")
@@ -33,6 +33,11 @@ class OtpMetrics:
             "otp_limits_reached",
             "Letters and guesses refused by a limit of the policy, by what it counts; by several: counted for each.",
             limit=LIMITS,
+        )
+        self.admission_refused = _of_policy(
+            registry,
+            "otp_admission_refused_ratio",
+            "Share of those who ask that is refused now, because a letter would wait longer than people do; 0 to 1.",
         )
         self.letters = Counter("otp_letters", "Letters queued, by who wanted them.", ["cause"], registry=registry)
         self.resends = Counter("otp_resends", "Clicks for another letter, by outcome.", ["outcome"], registry=registry)

@@ -15,13 +15,13 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.chassis.errors import Kind, ServiceError, Words
+from services.otp.rules.admission import Load
 from services.otp.rules.announcement import Announcement
 from services.otp.rules.challenge import Challenge, Fresh
 from services.otp.rules.code_fate import Milestone
 from services.otp.rules.guesses import Tally
 from services.otp.rules.outlook import Outlook
-from services.otp.rules.policy import Purpose
-from services.otp.rules.quota import LetterAsked, NoRoom, Quota, in_words
+from services.otp.rules.quota import LetterAsked, NoRoom, Quota
 from services.otp.rules.subject import Subject
 from services.otp.rules.verdict import Verdict
 
@@ -308,27 +308,6 @@ class Admit(Protocol):
         """Return the toll of one call of a verb; `now` is this host's time, used to choose keys only. Does no I/O."""
 
 
-class LimitReached(ServiceError):
-    """A limit on letters has no room; what is reached is in `exceeded`, for those who may see it."""
-
-    kind = Kind.EXHAUSTED
-    reason = "QUOTA_EXCEEDED"
-
-    def __init__(self, refused: NoRoom, purpose: Purpose) -> None:
-        """Say when to come back, and whom to phone when that is too late."""
-        wait_vi, wait_en = in_words(refused.retry_after)
-        phone = purpose.hotline.phone if purpose.hotline else ""
-        or_phone_vi, or_phone_en = phone and f" Nếu gấp, gọi {phone}.", phone and f" If it is urgent, phone {phone}."
-        super().__init__(
-            Words(
-                vi=f"Đã có quá nhiều thư được yêu cầu. Vui lòng thử lại sau {wait_vi}.{or_phone_vi}",
-                en=f"Too many mails were asked for. Ask again in {wait_en}.{or_phone_en}",
-            ),
-            retry_after=refused.retry_after,
-            exceeded=refused.dimensions,
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """What only the mailer may read."""
@@ -373,6 +352,12 @@ class Queue(Protocol):
         `now` is of whatever clock the caller tells time by, and so is `leaves_at`. For one sample and one `now`, a
         later place never leaves earlier.
         """
+
+    def load(self, challenge_id: str) -> Load:
+        """Return what is known of the queue for a letter of that challenge, if it were asked for now."""
+
+    def unpublished(self, letters: int) -> None:
+        """Hear how many letters wait in the outbox; the last number counts."""
 
     def handed_over(self, at: datetime) -> None:
         """Hear that the relay took a letter then; to be told once for each. Old news teaches nothing."""

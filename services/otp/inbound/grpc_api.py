@@ -24,11 +24,11 @@ from services.otp.actions.watch import GetChallenge, WatchChallenge
 from services.otp.inbound import grpc_fields
 from services.otp.inbound.grpc_fields import OtpFieldChecks
 from services.otp.metrics import OtpMetrics
-from services.otp.ports import LimitReached
 from services.otp.rules import verdict as verdicts
 from services.otp.rules.challenge import Stall, State
 from services.otp.rules.generation import Cause, Fate
 from services.otp.rules.policy import AdviceKind, Policy
+from services.otp.rules.refusal import LimitReached, NotAdmitted, Overloaded
 from services.otp.rules.view import Advice, ChallengeView, LetterView
 
 SERVICE_NAME = otp_service_pb2.DESCRIPTOR.services_by_name["OtpService"].full_name
@@ -74,6 +74,8 @@ ADVICE = {
     AdviceKind.ASK_AGAIN: otp_service_pb2.ADVICE_KIND_ASK_AGAIN,
 }
 
+REFUSALS = {QuotaExceeded: "too_soon", LimitReached: "limit_reached", Overloaded: "overloaded"}
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -109,9 +111,8 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         try:
             with self._limits_counted():
                 issued = await self._verbs.issue(wish, self._clock())
-        except (QuotaExceeded, LimitReached) as refusal:
-            outcome = "too_soon" if isinstance(refusal, QuotaExceeded) else "limit_reached"
-            self._metrics.requests.labels(wish.purpose, outcome).inc()
+        except (QuotaExceeded, NotAdmitted) as refusal:
+            self._metrics.requests.labels(wish.purpose, REFUSALS[type(refusal)]).inc()
             raise
         self._metrics.requests.labels(wish.purpose, issued.outcome).inc()
         return otp_service_pb2.RequestCodeResponse(

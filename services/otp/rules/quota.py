@@ -17,7 +17,6 @@ model, which the fake uses and the script is compared with.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -113,6 +112,10 @@ class LetterAsked:
     subject_key: str
     """HMAC of purpose and subject."""
     email: str = field(repr=False)
+    challenge_id: str
+    """Whose letter it is; says where it would stand in the queue."""
+    deadline: timedelta
+    """How long it may wait in the queue."""
     client: str = ""
     """The network of the citizen's device, of `network_of`; empty when nobody asked, or nobody knows from where."""
 
@@ -123,8 +126,10 @@ class NoRoom:
 
     retry_after: timedelta
     """Until all that refused it should have room."""
-    dimensions: tuple[Dimension, ...]
+    dimensions: tuple[Dimension, ...] = ()
     """The limits that refused it; not for everybody's eyes."""
+    is_overload: bool = False
+    """It would wait longer than people do; no limit was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +174,3 @@ def given_back(bucket: Bucket, limit: Limit, token: str) -> Bucket:
 def part_of(token: str) -> int:
     """Return which part of the system's limit a token takes from; always the same one."""
     return zlib.crc32(token.encode()) % SYSTEM_PARTS
-
-
-def in_words(wait: timedelta) -> tuple[str, str]:
-    """Return how long that is, in Vietnamese and in English; rounded up, minutes from two of them on."""
-    seconds = max(math.ceil(wait.total_seconds()), 1)
-    if seconds <= 120:
-        return f"{seconds} giây", f"{seconds} seconds"
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes} phút", f"{minutes} minutes"

@@ -66,7 +66,7 @@ class Desk:
         announcing = AnnounceEntries(self.store, self.events)
         announce = announce or announcing
         self.quotas = quotas or InMemoryQuotas(self.clock)
-        self.admit = AdmitLetter(self.quotas, policy.limits, index_keys=index)
+        self.admit = AdmitLetter(self.quotas, self.queue, policy.limits, index_keys=index, draw=lambda low, _: low)
         self.issue = IssueCode(
             self.store,
             self.mint,

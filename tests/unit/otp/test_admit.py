@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from services.otp.actions.resend import ResendOutcome
-from services.otp.ports import LimitReached, StoreUnavailable
+from services.otp.ports import StoreUnavailable
 from services.otp.rules.address import Folding
 from services.otp.rules.policy import Policy
 from services.otp.rules.quota import Dimension, Limit, Limits
+from services.otp.rules.refusal import LimitReached
 from tests.fakes.otp import PURPOSE, Breaks
 from tests.fakes.otp_quotas import InMemoryQuotas
 from tests.unit.otp.desk import Desk
