@@ -12,14 +12,15 @@ from kip.otp.v1 import otp_service_pb2_grpc
 
 from services.chassis.clock import system_clock
 from services.chassis.grpc_server import grpc_server, probe_server, read_callers, read_tls
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import producing
 from services.chassis.keyring import read_keyring
-from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, inbox_running
+from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
-from services.otp.actions.admit import AdmitLetter
+from services.otp.actions.admit import AdmitLetter, RestrainReissue
 from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
@@ -84,7 +85,8 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
         quotas = RedisQuotas(redis, metrics)
         admit = AdmitLetter(quotas, queue, policy.limits, index_keys=index_keys)
-        verify = VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys)
+        restraint = RestrainReissue(admit, mint, system_clock)
+        verify = VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys, restraint=restraint)
         guard = GuardGuesses(verify, quotas, policy.limits, index_keys=index_keys)
         guard.on_full.append(lambda by: metrics.limits_reached.labels(by).inc())
         tally = RedisTally(redis, metrics, system_clock)
@@ -105,7 +107,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
             settings,
             group=GROUP,
             topic=MAIL_DELIVERY,
-            handle=DeliveryInbox(FollowDelivery(store, mint, announce, policy), queue, metrics),
+            handle=DeliveryInbox(FollowDelivery(store, mint, announce, policy, restraint=restraint), queue, metrics),
             producer=producer,
             metrics=InboxMetrics.on(registry),
             options=InboxOptions(drain_grace=settings.drain_grace),

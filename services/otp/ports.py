@@ -17,10 +17,11 @@ from typing import Protocol
 from services.chassis.errors import Kind, ServiceError, Words
 from services.otp.rules.admission import Load
 from services.otp.rules.announcement import Announcement
-from services.otp.rules.challenge import Challenge, Fresh
+from services.otp.rules.challenge import Challenge, Fresh, Stall
 from services.otp.rules.code_fate import Milestone
 from services.otp.rules.guesses import Tally
 from services.otp.rules.outlook import Outlook
+from services.otp.rules.policy import Purpose
 from services.otp.rules.quota import LetterAsked, NoRoom, Quota
 from services.otp.rules.subject import Subject
 from services.otp.rules.verdict import Verdict
@@ -337,6 +338,25 @@ class Mint(Protocol):
 
     def part(self, challenge: Challenge) -> Part:
         """Return the part of the challenge. Raises as `again` does."""
+
+
+class Restraint(Protocol):
+    """Says whether a letter that the machine would make by itself may be made: limits on mails, and the queue's length.
+
+    It takes what a letter costs, once per letter: of a challenge with the same newest generation it may be asked again,
+    after a race that was lost or a crash, and says the same without taking more. A letter that is not made after all
+    has cost what it cost.
+    """
+
+    async def __call__(self, challenge: Challenge, purpose: Purpose, /) -> Stall | None:
+        """Take what the newest letter of this challenge, which is not stored yet, costs.
+
+        Returns:
+            `None` when it may be made, else `Stall.QUOTA` or `Stall.OVERLOAD`.
+
+        Raises:
+            StoreUnavailable: not known, and nothing is made.
+        """
 
 
 class Queue(Protocol):

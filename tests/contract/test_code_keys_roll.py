@@ -28,6 +28,7 @@ from services.otp.rules.verdict import Accepted, Wrong
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.otp import POLICY, PURPOSE, InMemoryChallengeStore, InMemoryQueue, LeavesIt, ring
 from tests.fakes.otp_quotas import AdmitsAll
+from tests.fakes.otp_restraint import InMemoryRestraint
 from tests.unit.otp.desk import REQUEST
 
 ROLLS_AT = NOON + timedelta(seconds=1)
@@ -58,7 +59,15 @@ class Replica:
         mint = KeyringMint(KeyringSealer(SEALING), self.code_keys, store.clock)
         rings = {"handle_keys": ring("h1", 2), "index_keys": ring("i1", 3)}
         self._issue = IssueCode(store, mint, self._announced, InMemoryQueue(), POLICY, admit=AdmitsAll(), **rings)
-        self.verify = VerifyCode(store, mint, self._announced, InMemoryQueue(), POLICY, code_keys=self.code_keys)
+        self.verify = VerifyCode(
+            store,
+            mint,
+            self._announced,
+            InMemoryQueue(),
+            POLICY,
+            code_keys=self.code_keys,
+            restraint=InMemoryRestraint(),
+        )
 
     async def ask(self, citizen: int = 0) -> Letter:
         """Ask for a code; return the letter that was queued for it."""

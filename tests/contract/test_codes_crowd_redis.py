@@ -31,6 +31,7 @@ from tests.contract.challenge_stores import DATABASE, PATIENT, Server
 from tests.fakes.clock import NOON
 from tests.fakes.otp import PURPOSE, Drawer, EventList, InMemoryQueue, named, ring
 from tests.fakes.otp_quotas import AdmitsAll
+from tests.fakes.otp_restraint import InMemoryRestraint
 from tests.unit.otp.desk import REQUEST
 
 AT_ONCE = replace(PURPOSE, cooldowns=(timedelta(milliseconds=1),))  # other challenges of a subject need no waiting
@@ -47,7 +48,9 @@ class Replica:
         announce = AnnounceEntries(store, EventList())
         rings = {"handle_keys": ring("h1", 2), "index_keys": ring("i1", 3)}
         self.issue = IssueCode(store, mint, announce, InMemoryQueue(), POLICY, admit=AdmitsAll(), **rings)
-        self.verify = VerifyCode(store, mint, announce, InMemoryQueue(), POLICY, code_keys=CODE_KEYS)
+        self.verify = VerifyCode(
+            store, mint, announce, InMemoryQueue(), POLICY, code_keys=CODE_KEYS, restraint=InMemoryRestraint()
+        )
 
 
 class Crowd:

@@ -46,6 +46,7 @@ from services.otp.rules.verdict import Accepted, Verdict, Wrong
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.mailer import GatewayInMemory, InMemoryLedger, RecordingEvents
 from tests.fakes.otp import PURPOSE, InMemoryChallengeStore, InMemoryQueue, LeavesIt, ring
+from tests.fakes.otp_restraint import InMemoryRestraint
 from tests.servers.require import require
 
 SECRET = bytes(32)
@@ -155,7 +156,9 @@ async def _typed_into_otp(vector: Vector, code: str) -> Verdict:
     assert await store.commit(shard, challenge=made) == []
     code_keys = _code_ring(vector)
     mint = KeyringMint(KeyringSealer(SEALING), code_keys, store.clock)
-    verify = VerifyCode(store, mint, LeavesIt(), InMemoryQueue(), _policy(vector), code_keys=code_keys)
+    verify = VerifyCode(
+        store, mint, LeavesIt(), InMemoryQueue(), _policy(vector), code_keys=code_keys, restraint=InMemoryRestraint()
+    )
     return await verify("portal", handle_text(vector.challenge_id, SECRET), code, "", store.clock())
 
 

@@ -50,7 +50,7 @@ def test_the_stores_are_found() -> None:
         "redis_tally.py",
     ]
     others = [adapter.name for adapter in ADAPTERS if adapter not in STORES]
-    assert others == ["redis_calls.py", "redis_changes.py", "redis_records.py"]
+    assert others == ["redis_batches.py", "redis_calls.py", "redis_changes.py", "redis_records.py"]
 
 
 @pytest.mark.parametrize("store", STORES, ids=lambda file: file.stem)

@@ -132,10 +132,8 @@ def test_no_wait_of_a_code_is_compared_with_a_number_of_our_own() -> None:
     found = {name: literal.findall(rule["expr"]) for rule in RULES for name in [rule.get("alert") or rule["record"]]}
 
     assert {name: said for name, said in found.items() if said} == {
-        "lane:wait_predicted:seconds": [
-            'lane:queue_age:seconds{lane="otp"} < 5',  # of the design: below it what waits is in hand
-            'lane:queue_age:seconds{lane="otp"} > 0',
-        ]
+        "lane:queue_age:seconds": ["otp:outbox_age:seconds > 0"],
+        "lane:wait_predicted:seconds": ['lane:queue_age:seconds{lane="otp"} > 0'],
     }
 
 

@@ -33,6 +33,7 @@ UNCLAIMED_LIFE = timedelta(hours=48)
 NEWER_COUNTS = timedelta(minutes=10)
 CODE_PARAMETERS = {
     "reference": "7F3K",
+    "replaces": "",
     "code_in_subject": "",
     "asked_at": "19:00:00, 25/11/2026",
     "life_minutes": "5",

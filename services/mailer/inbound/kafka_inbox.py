@@ -14,7 +14,7 @@ from kip.otp.v1 import otp_events_pb2
 
 from services.chassis.dead_letter import DeadKind
 from services.chassis.keyring import MOST_DIGITS, Keyring, Seal, SealBroken
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.chassis.telemetry import exemplar
 from services.mailer.actions.bury import BuryLetter
 from services.mailer.actions.defer import DeferLetter
@@ -220,6 +220,7 @@ class CodeOrders:
             useless_at=ends_at,
             parameters={
                 "reference": event.reference,
+                "replaces": ", ".join(event.replaces),
                 "code_in_subject": "yes" if event.code_in_subject else "",
                 "asked_at": asked_at.astimezone(self._zone).strftime("%H:%M:%S, %d/%m/%Y"),
                 "life_minutes": f"{event.life_s / 60:g}",

@@ -1,9 +1,9 @@
 """Follow a letter: merge what the mailer says happened. A hand-over starts the clock of the code.
 
-A letter that came too late, or was dropped while it was still wanted, is replaced in the same commit, within the budget
-of its challenge. Safe to repeat and in any order. What is stored if the process dies: the challenge with the event and
-all that follows from it, or without and then the event comes again, because its record is acknowledged only after the
-commit.
+A letter that came or will come too late, or was dropped while it was still wanted, is replaced in the same commit,
+within the budget of its challenge and as far as limits allow. Safe to repeat and in any order. What is stored if the
+process dies: the challenge with the event and all that follows from it, or without and then the event comes again,
+because its record is acknowledged only after the commit.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from services.otp.ports import (
     KeysUnknown,
     Loaded,
     Mint,
+    Restraint,
     StoreUnavailable,
 )
 from services.otp.rules.announcement import announcements
-from services.otp.rules.challenge import Challenge, with_delivery
+from services.otp.rules.challenge import Challenge, Stall, with_delivery
 from services.otp.rules.code_fate import milestones, with_news_judged
 from services.otp.rules.generation import Delivery
 from services.otp.rules.policy import Policy, Purpose
-from services.otp.rules.renewal import healed
+from services.otp.rules.renewal import has_another, healed
 from services.otp.rules.view import counted_if_unseen
 
 
@@ -43,12 +44,15 @@ class Unfollowed(Enum):
 class FollowDelivery:
     """Verb: merge one delivery event into its challenge."""
 
-    def __init__(self, store: ChallengeStore, mint: Mint, announce: Announce, policy: Policy) -> None:
-        """Write to the store; make letters with the mint."""
+    def __init__(
+        self, store: ChallengeStore, mint: Mint, announce: Announce, policy: Policy, *, restraint: Restraint
+    ) -> None:
+        """Write to the store; make letters with the mint, as far as `restraint` allows."""
         self._store = store
         self._mint = mint
         self._announce = announce
         self._policy = policy
+        self._restraint = restraint
 
     async def __call__(self, challenge_id: str, generation: int, delivery: Delivery) -> Challenge | Unfollowed:
         """Merge; return the challenge as it is then.
@@ -69,7 +73,7 @@ class FollowDelivery:
             if merged is None:
                 return Unfollowed.NOTHING_NEW
             merged = with_news_judged(merged, purpose)
-            changed = self._healed(merged, purpose, loaded) if merged.newest.number == generation else merged
+            changed = await self._healed(merged, purpose, loaded) if merged.newest.number == generation else merged
             changed = counted_if_unseen(challenge, changed, purpose)
             told = announcements(challenge, changed, purpose, loaded.now)
             reached = milestones(challenge, changed, purpose)
@@ -79,11 +83,18 @@ class FollowDelivery:
                 return changed
         raise StoreUnavailable
 
-    def _healed(self, merged: Challenge, purpose: Purpose, loaded: Loaded) -> Challenge:
+    async def _healed(self, merged: Challenge, purpose: Purpose, loaded: Loaded) -> Challenge:
         notes = loaded.notes.get(merged.id)
         is_watched = notes is not None and notes.watched_until is not None and notes.watched_until > loaded.now
+
+        def heal(forbidden: Stall | None = None) -> Challenge | None:
+            return healed(merged, self._mint.again, purpose, loaded.now, is_watched=is_watched, forbidden=forbidden)
+
         try:
-            better = healed(merged, self._mint.again, purpose, loaded.now, is_watched=is_watched) or merged
+            better = heal()
         except (KeysUnknown, SealBroken):
             return merged  # no letter can be made here; a click may still try
-        return replace(better, version=merged.version)  # one commit with the event
+        if better is not None and has_another(merged, better):
+            forbidden = await self._restraint(better, purpose)
+            better = better if forbidden is None else heal(forbidden)
+        return replace(better or merged, version=merged.version)  # one commit with the event

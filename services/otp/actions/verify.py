@@ -28,15 +28,17 @@ from services.otp.ports import (
     KeysUnknown,
     Mint,
     Queue,
+    Restraint,
     StoreUnavailable,
 )
 from services.otp.rules.announcement import announcements
-from services.otp.rules.challenge import Challenge
+from services.otp.rules.challenge import Challenge, Stall
 from services.otp.rules.code_fate import milestones
 from services.otp.rules.entry import Attempt, EntryName, entry_named
 from services.otp.rules.handle import ParsedHandle, parse_handle
 from services.otp.rules.nobody import NOBODYS, nobody
 from services.otp.rules.policy import Policy
+from services.otp.rules.renewal import has_another
 from services.otp.rules.subject import Subject
 from services.otp.rules.verdict import (
     Accepted,
@@ -78,6 +80,7 @@ class VerifyCode:
         policy: Policy,
         *,
         code_keys: Keyring,
+        restraint: Restraint,
     ) -> None:
         """Take the ports and the ring that codes are derived with."""
         self._store = store
@@ -86,6 +89,7 @@ class VerifyCode:
         self._queue = queue
         self._policy = policy
         self._code_keys = code_keys
+        self._restraint = restraint
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, caller: str, handle: str, typed: str, idempotency_key: str, now: datetime) -> Verdict:
@@ -210,7 +214,7 @@ class VerifyCode:
             before = self._repeated(entry, standing)
             if before is not None and not isinstance(before, tuple):
                 return before
-            outcome = self._judged(entry, standing, attempt, right)
+            outcome = await self._judged(entry, standing, attempt, right)
             verdict = await self._committed(entry, standing, outcome)
             if verdict is not None:
                 return self._with_context(verdict, standing.challenge)
@@ -237,11 +241,18 @@ class VerifyCode:
         outlook = self._queue.outlook(next(iter(positions.values())), case.now)
         return replace(outcome.verdict, expected_at=outlook.leaves_at)
 
-    def _judged(self, entry: _Entry, case: Case, attempt: Attempt, right: frozenset[int]) -> Judged:
+    async def _judged(self, entry: _Entry, case: Case, attempt: Attempt, right: frozenset[int]) -> Judged:
+        def judge(forbidden: Stall | None = None) -> Judged:
+            return judged(case, attempt, entry.name, right, self._mint.again, forbidden=forbidden)
+
         try:
-            return judged(case, attempt, entry.name, right, self._mint.again)
+            outcome = judge()
         except (KeysUnknown, SealBroken):
             return judged(case, attempt, entry.name, right, None)
+        if outcome.challenge is None or not has_another(case.challenge, outcome.challenge):
+            return outcome
+        forbidden = await self._restraint(outcome.challenge, case.purpose)
+        return outcome if forbidden is None else judge(forbidden)
 
     def _with_context(self, verdict: Verdict, challenge: Challenge) -> Verdict:
         if not isinstance(verdict, Accepted):

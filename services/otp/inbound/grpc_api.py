@@ -58,6 +58,8 @@ CAUSES = {
 STALLS = {
     Stall.CHANNEL_SLOW: otp_service_pb2.STALL_REASON_CHANNEL_SLOW,
     Stall.BUDGET: otp_service_pb2.STALL_REASON_BUDGET,
+    Stall.QUOTA: otp_service_pb2.STALL_REASON_QUOTA,
+    Stall.OVERLOAD: otp_service_pb2.STALL_REASON_OVERLOAD,
 }
 RESENDS = {
     ResendOutcome.QUEUED: otp_service_pb2.RESEND_OUTCOME_QUEUED,

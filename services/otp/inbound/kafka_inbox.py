@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import mail_events_pb2
 
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.chassis.telemetry import exemplar
 from services.otp.actions.follow import FollowDelivery, Unfollowed
 from services.otp.metrics import OtpMetrics
@@ -56,7 +56,7 @@ class DeliveryInbox:
 
 
 def _delivery(event: mail_events_pb2.MailDelivery) -> Delivery:
-    at = _instant(event.at)
+    at, is_hearsay = _instant(event.at), event.source == mail_events_pb2.SOURCE_DSN
     match event.WhichOneof("fate"):
         case "handed_over":
             began = event.handed_over.body_started_at
@@ -67,10 +67,14 @@ def _delivery(event: mail_events_pb2.MailDelivery) -> Delivery:
             return Delivery(Fate.DROPPED, at, exposed=event.dropped.exposed)
         case "deferred" if event.source == mail_events_pb2.SOURCE_SMTP_REPLY:
             return Delivery(Fate.DEFERRED, BEFORE_ANY_HAND_OVER)
+        case "deferred":
+            has_next = event.deferred.HasField("next_try_at")
+            next_try_at = _instant(event.deferred.next_try_at) if has_next else None
+            return Delivery(Fate.DEFERRED, at, next_try_at=next_try_at, is_hearsay=is_hearsay)
         case None:
             raise Poison("a delivery event without a fate: its writer is newer than this reader, or broken")
         case fate:
-            return Delivery(Fate(fate), at)
+            return Delivery(Fate(fate), at, is_hearsay=is_hearsay)
 
 
 def _instant(stamp: Timestamp) -> datetime:

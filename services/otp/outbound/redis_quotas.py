@@ -10,13 +10,12 @@ holds the rule, under the server's clock. Calls about several buckets go out tog
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
 
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls
@@ -41,10 +40,8 @@ class RedisQuotas:
     """
 
     def __init__(self, redis: Redis, metrics: OtpMetrics, *, within: timedelta = WITHIN) -> None:
-        self._redis = redis
-        self._call = RedisCalls(metrics, within)
-        self._script = SCRIPT.read_text()
-        self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+        self._calls = RedisCalls(redis, metrics, within)
+        self._script = redis.register_script(SCRIPT.read_text())
 
     async def take(self, token: str, quotas: Sequence[Quota]) -> list[timedelta]:
         """Implements `QuotaStore`."""
@@ -55,19 +52,8 @@ class RedisQuotas:
         await self._run("give", token, quotas)
 
     async def _run(self, what: str, token: str, quotas: Sequence[Quota]) -> list[int]:
-        if not quotas:
-            return []
-        async with self._call("quota"):
-            try:
-                return await self._sent(what, token, quotas)
-            except NoScriptError:
-                await self._redis.script_load(self._script)
-                return await self._sent(what, token, quotas)
+        return await asyncio.gather(*(self._of(quota, what, token) for quota in quotas))
 
-    async def _sent(self, what: str, token: str, quotas: Sequence[Quota]) -> list[int]:
-        """Run the script for each bucket. By its name alone: the client's own way would look first if it is there."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for quota in quotas:
-            one_each = str(quota.limit.one_each // MICROSECOND)
-            pipeline.evalsha(self._sha, 1, quota_key(quota.name), what, token, one_each, str(quota.limit.at_once))
-        return list(await pipeline.execute())
+    async def _of(self, quota: Quota, what: str, token: str) -> int:
+        args = [what, token, str(quota.limit.one_each // MICROSECOND), str(quota.limit.at_once)]
+        return int(await self._calls.script("quota", self._script, [quota_key(quota.name)], args))

@@ -10,12 +10,15 @@
 
 How a record lies in its string: `redis_records`. Keys hold HMACs, values hold sealed parts: a dump yields no address
 and no code. Hints of changes go over the sharded channel `otp:{s<nn>}:changed` and hold a challenge id.
-Scripts: `scripts/load.lua` reads, `scripts/commit.lua` and `scripts/note.lua` write; none knows a rule. The client's
-own retries are off: a call answers within a second or raises, and the caller's key makes its repeat safe.
+Scripts: `scripts/load.lua` reads, `commit.lua`, `note.lua` and `published.lua` beside it write; none knows a rule.
+What calls need goes in the batches of `redis_calls`; looks at every shard go on connections of their own, so that no
+call waits for them. The client's own retries are off: a call answers within a second or raises, and the caller's key
+makes its repeat safe.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -123,11 +126,12 @@ class RedisChallengeStore:
         self._redis = redis
         self._encode = encode
         self._metrics = metrics
-        self._call = RedisCalls(metrics, within)
+        self._calls = RedisCalls(redis, metrics, within)
         self._changes = changes or RedisChanges(redis)
         self._load = redis.register_script((SCRIPTS / "load.lua").read_text())
         self._note = redis.register_script((SCRIPTS / "note.lua").read_text())
         self._commit = redis.register_script((SCRIPTS / "commit.lua").read_text())
+        self._published = redis.register_script((SCRIPTS / "published.lua").read_text())
 
     def mint_id(self, purpose: str, subject: str) -> str:
         """Implements `ChallengeStore`."""
@@ -144,8 +148,7 @@ class RedisChallengeStore:
         keys = [challenge_key(shard, challenge_id) for challenge_id in challenge_ids]
         if subject_key is not None:
             keys.append(_subject_key(shard, subject_key))
-        async with self._call("load"):
-            seconds, micros, *stored = await self._load(keys=keys)
+        seconds, micros, *stored = await self._calls.script("load", self._load, keys)
         known = {name: record for name, record in zip(challenge_ids, stored, strict=False) if record}
         challenges = {name: unpacked(record, Challenge) for name, record in known.items()}
         has_subject = subject_key is not None and stored[-1]
@@ -180,8 +183,7 @@ class RedisChallengeStore:
         for record, letter in entries:
             fields = {**record, LETTER_FIELD: letter.encode()}
             arguments += [2 * len(fields), *(part for pair in fields.items() for part in pair)]
-        async with self._call("commit"):
-            ids = await self._commit(keys=keys, args=arguments)
+        ids = await self._calls.script("commit", self._commit, keys, arguments)
         if ids is None:
             return None
         self._count(announcements, milestones)
@@ -200,8 +202,7 @@ class RedisChallengeStore:
             written = _written(record)
             unpacked(bytes(DATA_AT) + bytes(written[2]), type(record))
             arguments += [b"", *written[1:3], OVER_MS]
-        async with self._call("commit"):
-            await self._commit(keys=keys, args=arguments)
+        await self._calls.script("commit", self._commit, keys, arguments)
 
     def changes(self, challenge_id: str) -> AbstractContextManager[Changes]:
         """Implements `ChallengeStore`."""
@@ -211,31 +212,30 @@ class RedisChallengeStore:
         """Implements `ChallengeStore`."""
         shard = self.shard_of(challenge_id)
         if shard is not None:
-            async with self._call("note"):
-                await self._note(keys=[challenge_key(shard, challenge_id)], args=[WATCHED_AT, packed_watch(until)])
+            key = challenge_key(shard, challenge_id)
+            await self._calls.script("note", self._note, [key], [WATCHED_AT, packed_watch(until)])
 
     async def claim(self, key: str, claim: Claim) -> Claim:
         """Implements `ChallengeStore`."""
-        async with self._call("claim"):
-            standing = await self._redis.set(
-                claim_key(key), msgspec.msgpack.encode(claim), nx=True, px=CLAIM_LIFE, get=True
-            )
+        name, written = claim_key(key), msgspec.msgpack.encode(claim)
+        standing = await self._calls.ask(
+            "claim", lambda batch: batch.set(name, written, nx=True, px=CLAIM_LIFE, get=True)
+        )
         return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else claim
 
     async def find_claim(self, key: str) -> Claim | None:
         """Implements `ChallengeStore`."""
-        async with self._call("claim"):
-            standing = await self._redis.get(claim_key(key))
+        standing = await self._calls.ask("claim", lambda batch: batch.get(claim_key(key)))
         return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else None
 
     async def settle_claim(self, key: str, claim: Claim) -> None:
         """Implements `ChallengeStore`."""
-        async with self._call("claim"):
-            await self._redis.set(claim_key(key), msgspec.msgpack.encode(claim), xx=True, keepttl=True)
+        name, written = claim_key(key), msgspec.msgpack.encode(claim)
+        await self._calls.ask("claim", lambda batch: batch.set(name, written, xx=True, keepttl=True))
 
     async def unpublished(self, *, older_than: timedelta, most: int) -> list[OutboxEntry]:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             seconds, micros = await self._redis.time()
             self._metrics.store_clock_offset.set(int(seconds) + int(micros) / 1_000_000 - time())
             last = int(seconds) * 1000 + int(micros) // 1000 - int(older_than.total_seconds() * 1000)
@@ -248,20 +248,20 @@ class RedisChallengeStore:
 
     async def published(self, entries: Sequence[tuple[OutboxEntry, Position]]) -> None:
         """Implements `ChallengeStore`."""
-        async with self._call("published"):
-            pipeline = self._redis.pipeline(transaction=False)
-            for entry, position in entries:
-                pipeline.xdel(outbox_key(entry.shard), entry.id)
-                if entry.letter:
-                    challenge_id, _, number = entry.letter.partition(".")
-                    key = challenge_key(entry.shard, challenge_id)
-                    note = packed_position(int(number), position)
-                    await self._note(keys=[key], args=[POSITION_AT, note], client=pipeline)
-            await pipeline.execute()
+        await asyncio.gather(*(self._forget(entry, position) for entry, position in entries))
+
+    async def _forget(self, entry: OutboxEntry, position: Position) -> None:
+        keys: list[str] = [outbox_key(entry.shard)]
+        args: list[bytes | str | int] = [entry.id]
+        if entry.letter:
+            challenge_id, _, number = entry.letter.partition(".")
+            keys.append(challenge_key(entry.shard, challenge_id))
+            args += [POSITION_AT, packed_position(int(number), position)]
+        await self._calls.script("published", self._published, keys, args)
 
     async def outbox_size(self) -> int:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             pipeline = self._redis.pipeline(transaction=False)
             for shard in range(SHARDS):
                 pipeline.xlen(outbox_key(shard))
@@ -269,7 +269,7 @@ class RedisChallengeStore:
 
     async def outbox_oldest(self) -> datetime | None:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             pipeline = self._redis.pipeline(transaction=False)
             for shard in range(SHARDS):
                 pipeline.xrange(outbox_key(shard), count=1)
@@ -279,7 +279,7 @@ class RedisChallengeStore:
 
     async def over(self, *, longer_than: timedelta, most: int) -> list[str]:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             seconds, micros = await self._redis.time()
             last = int(seconds) * 1000 + int(micros) // 1000 - int(longer_than.total_seconds() * 1000)
             pipeline = self._redis.pipeline(transaction=False)
@@ -291,7 +291,7 @@ class RedisChallengeStore:
 
     async def forget_end(self, challenge_ids: Sequence[str]) -> None:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             pipeline = self._redis.pipeline(transaction=False)
             for challenge_id in challenge_ids:
                 shard = self.shard_of(challenge_id)
@@ -312,7 +312,7 @@ class RedisChallengeStore:
 
     async def ping(self) -> None:
         """Ask whether the store is there; raises `StoreUnavailable`."""
-        async with self._call("ping"):
+        async with self._calls.apart("ping"):
             await self._redis.time()
 
 

@@ -31,12 +31,12 @@ class RedisTally:
     def __init__(self, redis: Redis, metrics: OtpMetrics, clock: Clock, *, within: timedelta = WITHIN) -> None:
         self._redis = redis
         self._clock = clock
-        self._call = RedisCalls(metrics, within)
+        self._calls = RedisCalls(redis, metrics, within)
 
     async def add(self, seen: Tally) -> Tally:
         """Implements `GuessTally`."""
         now = int(self._clock().timestamp() // STRETCH.total_seconds())
-        async with self._call("tally"):
+        async with self._calls.apart("tally"):
             pipeline = self._redis.pipeline(transaction=False)
             if seen.entries:
                 pipeline.hincrby(guesses_key(now), "failed", seen.failed)

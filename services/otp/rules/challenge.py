@@ -36,6 +36,10 @@ class Stall(StrEnum):
     """Mail to this mailbox takes longer than a code may live."""
     BUDGET = "budget"
     """The reissues of this challenge are used up."""
+    QUOTA = "quota"
+    """A limit on mails is reached."""
+    OVERLOAD = "overload"
+    """A new letter would wait too long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ Nothing here is a state machine with a stored state: a record keeps what was *se
 (fate, good-until) is computed for a `now`. So events may come twice, late or out of order, and applying one is a
 monotone merge.
 
+**Who says it.** Our own SMTP conversation, the log of a relay that we run and a signed webhook are trusted. A DSN is
+hearsay: it is shown and may bring another letter, and yet starts no clock and proves nothing.
+
 **The clock of a code.** With `e` = earliest first body octet of any copy, `h` = latest SMTP 250, `d` = earliest trusted
 delivery: good until `min(max(h, d) + life, e + max_life, end of the challenge)`. While no hand-over is known the code
 is good until `wanted_until + grace + max_life`: whoever types it evidently has it. Once a citizen was told "expired",
@@ -57,6 +60,10 @@ class Delivery:
     body_started_at: datetime | None = None
     exposed: bool = False
     """Of a dropped or refused letter: a body of it may have left the house."""
+    next_try_at: datetime | None = None
+    """Of a letter that the relay deferred: when it tries again, if that is known."""
+    is_hearsay: bool = False
+    """Told by a DSN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +88,13 @@ class Generation:
     body_started_at: datetime | None = None
     handed_over_at: datetime | None = None
     delivered_at: datetime | None = None
+    said_delivered_at: datetime | None = None
+    """By hearsay."""
     deferred_at: datetime | None = None
+    next_try_at: datetime | None = None
+    """Of the relay that deferred it, as last told."""
     bounced_at: datetime | None = None
+    said_bounced_at: datetime | None = None
     refused_at: datetime | None = None
     dropped_at: datetime | None = None
     exposed: bool = False
@@ -97,6 +109,13 @@ class Generation:
             return Fate.DELIVERED
         if self.bounced_at:
             return Fate.BOUNCED
+        if self.said_delivered_at:
+            return Fate.DELIVERED
+        if self.said_bounced_at:
+            return Fate.BOUNCED
+        return self._fate_in_our_hands_and_the_relays()
+
+    def _fate_in_our_hands_and_the_relays(self) -> Fate:
         if self.handed_over_at:
             later = self.deferred_at and self.deferred_at > self.handed_over_at
             return Fate.DEFERRED if later else Fate.HANDED_OVER
@@ -126,7 +145,8 @@ class Generation:
     @property
     def left_us_at(self) -> datetime:
         """When it left our hands or was given up; while nothing is heard, when it will be presumed dropped."""
-        ended = _earliest(self.delivered_at, self.bounced_at, self.refused_at, self.dropped_at)
+        trusted = _earliest(self.delivered_at, self.bounced_at, self.refused_at, self.dropped_at)
+        ended = trusted or _earliest(self.said_delivered_at, self.said_bounced_at)
         return self.handed_over_at or ended or self.given_up_at
 
     def good_until(self, challenge_ends_at: datetime) -> datetime:
@@ -157,16 +177,40 @@ class Generation:
             body_started_at=self.body_started_at or left,
             handed_over_at=left,
             delivered_at=None,
+            said_delivered_at=None,
             deferred_at=None,
+            next_try_at=None,
             bounced_at=None,
+            said_bounced_at=None,
             refused_at=None,
             dropped_at=None,
             code_fate=None,
         )
 
+    @property
+    def arrived_at(self) -> datetime | None:
+        """When it was delivered, by whoever says so."""
+        return self.delivered_at or self.said_delivered_at
+
     def came_too_late(self, challenge_ends_at: datetime, reserve: timedelta) -> bool:
-        """Say whether a trusted receipt tells that less than `reserve` was left to type the code."""
-        return self.delivered_at is not None and self.delivered_at + reserve > self.good_until(challenge_ends_at)
+        """Say whether a receipt tells that less than `reserve` was left to type the code."""
+        return self.arrived_at is not None and self.arrived_at + reserve > self.good_until(challenge_ends_at)
+
+    def is_tried_in_time(self, challenge_ends_at: datetime, reserve: timedelta, now: datetime) -> bool:
+        """Say whether the relay will try it again, and that can still make its code one to be typed."""
+        is_ahead = self.fate is Fate.DEFERRED and self.next_try_at is not None and now <= self.next_try_at
+        return is_ahead and not self.will_come_too_late(challenge_ends_at, reserve)
+
+    def will_come_too_late(self, challenge_ends_at: datetime, reserve: timedelta) -> bool:
+        """Say whether the relay's next try would leave less than `reserve` to type the code.
+
+        A delivery starts the clock anew, so only `max_life` and the end of the challenge can make it so.
+        """
+        if self.fate is not Fate.DEFERRED or self.handed_over_at is None or self.next_try_at is None:
+            return False
+        began = self.body_started_at or self.handed_over_at
+        good_until = min(self.next_try_at + self.life, began + self.max_life, challenge_ends_at)
+        return self.next_try_at + reserve > good_until
 
     def extended(self, until: datetime) -> Generation | None:
         """Return it as wanted for longer; `None` when that is less than a step, which is not worth telling anybody."""
@@ -189,10 +233,20 @@ class Generation:
                     body_started_at=_earliest(self.body_started_at, clamp(delivery.body_started_at or delivery.at)),
                     handed_over_at=_latest(self.handed_over_at, at),
                 )
+            case Fate.DELIVERED if delivery.is_hearsay:
+                return replace(self, said_delivered_at=_earliest(self.said_delivered_at, at))
             case Fate.DELIVERED:
                 return replace(self, delivered_at=_earliest(self.delivered_at, at))
             case Fate.DEFERRED:
-                return replace(self, deferred_at=_latest(self.deferred_at, at))
+                # Told by the clock that tells `at`: what counts of it is how long after.
+                next_try_at = delivery.next_try_at and at + max(delivery.next_try_at - delivery.at, timedelta(0))
+                return replace(
+                    self,
+                    deferred_at=_latest(self.deferred_at, at),
+                    next_try_at=_latest(self.next_try_at, next_try_at),
+                )
+            case Fate.BOUNCED if delivery.is_hearsay:
+                return replace(self, said_bounced_at=_earliest(self.said_bounced_at, at))
             case Fate.BOUNCED:
                 return replace(self, bounced_at=_earliest(self.bounced_at, at))
             case Fate.REFUSED:

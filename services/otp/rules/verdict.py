@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from services.otp.rules.challenge import Challenge, State
+from services.otp.rules.challenge import Challenge, Stall, State
 from services.otp.rules.code_fate import with_entry_judged
 from services.otp.rules.entry import Answer, Attempt, Entry, EntryName, with_answer, with_entry
 from services.otp.rules.policy import Purpose
@@ -131,7 +131,13 @@ def counted(case: Case, name: EntryName | None) -> Counted | Locked:
 
 
 def judged(
-    case: Case, attempt: Attempt, name: EntryName | None, right: Collection[int], fresh: FreshFor | None
+    case: Case,
+    attempt: Attempt,
+    name: EntryName | None,
+    right: Collection[int],
+    fresh: FreshFor | None,
+    *,
+    forbidden: Stall | None = None,
 ) -> Judged:
     """Judge an attempt that has been counted.
 
@@ -141,8 +147,9 @@ def judged(
         name: what its repeat is known by, if it has a key.
         right: the generations whose code was typed.
         fresh: makes what a replacing letter needs; none when no letter can be made here.
+        forbidden: what forbids a replacing letter, if anything does.
     """
-    outcome = _right(case, attempt, right, fresh) if right else _wrong(case)
+    outcome = _right(case, attempt, right, fresh, forbidden) if right else _wrong(case)
     if name is None:
         return outcome
     changed = outcome.challenge or replace(case.challenge, version=case.challenge.version + 1)
@@ -158,7 +165,9 @@ def _wrong(case: Case) -> Judged:
     return Judged(verdict)
 
 
-def _right(case: Case, attempt: Attempt, right: Collection[int], fresh: FreshFor | None) -> Judged:
+def _right(
+    case: Case, attempt: Attempt, right: Collection[int], fresh: FreshFor | None, forbidden: Stall | None
+) -> Judged:
     refunded = with_entry_judged(_with_attempts(case.challenge, case.place, by=-1), right, case.purpose, case.now)
     no_guess = case.subject.without_failure(attempt.counted_at, attempt.row_before)
     if refunded.verified_at is not None:
@@ -168,7 +177,9 @@ def _right(case: Case, attempt: Attempt, right: Collection[int], fresh: FreshFor
     told = tuple(replace(g, told_expired=True) if g.number in right else g for g in refunded.generations)
     expired = replace(refunded, generations=told)
     is_replaced = replacement(expired, right, case.now) is not None
-    renewed = (None if is_replaced else reissued(expired, fresh, case.purpose, case.now)) or expired
+    renewed = expired
+    if not is_replaced:
+        renewed = reissued(expired, fresh, case.purpose, case.now, forbidden=forbidden) or expired
     verdict = Expired(replacement(renewed, right, case.now) or "")
     return Judged(verdict, replace(renewed, version=refunded.version), no_guess)
 

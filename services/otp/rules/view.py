@@ -122,6 +122,8 @@ def _instants_passed(challenge: Challenge, purpose: Purpose, now: datetime) -> i
         instants += [generation.given_up_at, generation.good_until(challenge.ends_at)]
         if generation.handed_over_at:
             instants.append(generation.handed_over_at + purpose.spam_after)
+        if generation.next_try_at:
+            instants.append(generation.next_try_at)
     turns = purpose.hotline.turns(challenge.made_at, now) if purpose.hotline else 0
     return sum(at < now for at in instants) + turns
 
@@ -134,7 +136,7 @@ def _letter(generation: Generation, challenge_ends_at: datetime, now: datetime) 
         queued_at=generation.made_at,
         wanted_until=generation.wanted_until,
         handed_over_at=generation.handed_over_at,
-        delivered_at=generation.delivered_at,
+        delivered_at=generation.arrived_at,
         good_until=generation.good_until(challenge_ends_at),
     )
 
@@ -168,6 +170,8 @@ def _advised_of_what_left(challenge: Challenge, purpose: Purpose, now: datetime)
     newest = challenge.newest
     if challenge.stalled is not None or newest.fate in {Fate.BOUNCED, Fate.REFUSED}:
         return AdviceKind.OTHER_CHANNEL, None
+    if newest.is_tried_in_time(challenge.ends_at, purpose.reserve, now):
+        return AdviceKind.WAIT, newest.next_try_at
     if newest.is_presumed_dropped(now) or newest.fate is Fate.DROPPED or not newest.is_good(challenge.ends_at, now):
         return AdviceKind.ASK_AGAIN, challenge.resend_allowed_at(purpose, now)
     if newest.fate is Fate.DEFERRED:  # by the relay: it is on its way, and not in any spam folder yet

@@ -126,6 +126,22 @@ def test_the_code_stands_in_the_subject_only_when_it_may(texts: JinjaTexts, flag
     assert (words["vi"].subject, words["en"].subject) == (vi, en)
 
 
+def test_a_letter_that_replaces_a_late_one_says_so_with_both_references_in_every_part(texts: JinjaTexts) -> None:
+    told = {
+        "vi": "Thư này thay cho thư trước bị chậm (mã tham chiếu K2PD). "
+        "Nếu thư đó cũng đến, hãy dùng mã trong thư này (7F3K).",
+        "en": "This mail replaces an earlier one that was late (reference K2PD). "
+        "If that one comes too, use the code of this mail (7F3K).",
+    }
+
+    words, plain = texts.render("code", CODE_LETTER | {"replaces": "K2PD"}), texts.render("code", CODE_LETTER)
+
+    for locale, sentence in told.items():
+        assert sentence in words[locale].text
+        assert sentence in re.sub("<[^>]+>", "", words[locale].html)
+        assert "K2PD" not in plain[locale].text + plain[locale].html
+
+
 def test_a_letter_that_nobody_wrote_is_named_with_those_that_exist(texts: JinjaTexts) -> None:
     with pytest.raises(
         Unreadable, match=r"no letter is called 'code-2'; known: code, dossier-advanced, dossier-opened"

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from services.chassis.dead_letter import DeadKind
 from services.chassis.keyring import Key, Keyring, Seal, SealBroken, UnknownKey
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.mailer.actions.bury import BuryLetter
 from services.mailer.inbound.kafka_inbox import CodeOrders, DeadOrders, LetterInbox, NoticeOrders
 from services.mailer.metrics import MailerMetrics
@@ -139,6 +139,7 @@ def test_the_order_of_a_code_is_what_the_event_says() -> None:
     )
     assert order.parameters == {
         "reference": "7F3K",
+        "replaces": "",
         "code_in_subject": "",
         "asked_at": "19:00:00, 25/11/2026",
         "life_minutes": "5",
@@ -151,6 +152,12 @@ def test_the_order_of_a_code_is_what_the_event_says() -> None:
         b"\x00" * 32,
         6,
     )
+
+
+def test_a_letter_that_replaces_others_names_them() -> None:
+    order = CODES(code_requested(replaces=["K2PD", "9XW4"]).SerializeToString())
+
+    assert order.parameters["replaces"] == "K2PD, 9XW4"
 
 
 @pytest.mark.parametrize(("flag", "parameter"), [(True, "yes"), (False, "")])

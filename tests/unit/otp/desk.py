@@ -26,6 +26,7 @@ from services.otp.rules.verdict import Verdict
 from tests.fakes.clock import FakeClock
 from tests.fakes.otp import POLICY, PURPOSE, Drawer, EventList, InMemoryChallengeStore, InMemoryQueue, ring
 from tests.fakes.otp_quotas import InMemoryQuotas
+from tests.fakes.otp_restraint import InMemoryRestraint
 
 REQUEST = RequestCode(
     caller="portal",
@@ -78,9 +79,12 @@ class Desk:
             index_keys=index,
         )
         self.resend = ResendCode(self.store, self.mint, announce, self.queue, policy, admit=self.admit)
-        self.verify = VerifyCode(self.store, self.mint, announce, self.queue, policy, code_keys=self.code_keys)
+        self.restraint = restraint = InMemoryRestraint()
+        self.verify = VerifyCode(
+            self.store, self.mint, announce, self.queue, policy, code_keys=self.code_keys, restraint=restraint
+        )
         self.guard = GuardGuesses(self.verify, self.quotas, policy.limits, index_keys=index)
-        self.follow = FollowDelivery(self.store, self.mint, announce, policy)
+        self.follow = FollowDelivery(self.store, self.mint, announce, policy, restraint=restraint)
         self.cancel = CancelChallenge(self.store, announce, policy)
         self.unlock = UnlockSubject(self.store, index_keys=index)
         self.conclude = ConcludeChallenges(self.store, policy)

@@ -47,7 +47,7 @@ def expected_look(model: ReferenceModel, challenge: Challenge, handle: Handle) -
             letter.made,
             letter.wanted,
             letter.heard.get("handed_over"),
-            letter.heard.get("delivered"),
+            letter.arrived(),
             model.good_until(challenge, letter),
         )
         for letter in reversed(challenge.letters)

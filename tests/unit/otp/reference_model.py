@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from tests.unit.otp.reference_records import (
     CLAIM_KEPT,
-    EARLIEST,
     GRACE,
     KEPT,
+    LATEST,
     LEASE,
     MOST_HANDLES,
     MOST_HANDLES_EVER,
@@ -44,6 +44,8 @@ class ReferenceModel:
         self.claims: dict[tuple[str, str], Claim] = {}
         self.failures: list[int] = []
         """When each of the wrong codes in a row was counted."""
+        self.forbids: str | None = None
+        """What forbids the machine a letter of its own."""
         self.announced: list[tuple[int, int, str]] = []
         """Challenge, letter, and what: letter, wanted, withdrawn."""
 
@@ -324,13 +326,13 @@ class ReferenceModel:
     def _is_replaced(self, challenge: Challenge, right: set[int]) -> bool:
         """Say whether a letter other than those typed is on its way, or there and of use."""
         newest = challenge.newest
-        arrived = newest.heard.keys() & {"handed_over", "delivered"} and newest.fate(self.now) != "bounced"
+        left = newest.heard.keys() & {"handed_over", "delivered", "said_delivered"}
+        arrived = left and newest.fate(self.now) != "bounced"
         is_there = bool(arrived) and self.is_live(challenge, newest)
         return newest.number not in right and (newest.waits(self.now) or is_there)
 
-    def hear(
-        self, challenge: Challenge, number: int, fate: FateWord, at: int, body: int | None, *, exposed: bool
-    ) -> Steps:
+    def hear(self, challenge: Challenge, number: int, fate: FateWord, at: int, also: int, *, exposed: bool) -> Steps:
+        """Hear a fate; of a hand-over `also` is when its body began, of a deferral how long until the next try."""
         yield from ()
         if self.is_gone(challenge):
             return ("unknown",)
@@ -338,11 +340,9 @@ class ReferenceModel:
             return ("nothing new",)
         letter = challenge.letters[number - 1]
         before = (dict(letter.heard), letter.exposed)
-        told = {fate: at, "body": at if body is None else body} if fate == "handed_over" else {fate: at}
-        for word, instant in told.items():
-            clamped = min(max(instant, letter.made), self.now)
-            known = letter.heard.get(word, clamped)
-            letter.heard[word] = min(known, clamped) if word in EARLIEST else max(known, clamped)
+        for word, instant in self._told(letter, fate, at, also).items():
+            known = letter.heard.get(word, instant)
+            letter.heard[word] = max(known, instant) if word in LATEST else min(known, instant)
         letter.exposed |= exposed and fate in {"dropped", "refused"}
         if before == (letter.heard, letter.exposed):
             return ("nothing new",)
@@ -353,21 +353,37 @@ class ReferenceModel:
                 self._renew(challenge)
         return ("merged",)
 
+    def _told(self, letter: Letter, fate: FateWord, at: int, also: int) -> dict[str, int]:
+        told: dict[str, int] = {fate: min(max(at, letter.made), self.now)}
+        if fate == "handed_over":
+            told["body"] = min(max(also, letter.made), self.now)
+        if fate == "deferred" and also:
+            told["next_try"] = told[fate] + also
+        return told
+
     def _is_late(self, challenge: Challenge, letter: Letter) -> bool:
-        delivered = letter.heard.get("delivered")
-        return delivered is not None and delivered + self.numbers.reserve > self.good_until(challenge, letter)
+        arrived = letter.arrived()
+        if arrived is not None and arrived + self.numbers.reserve > self.good_until(challenge, letter):
+            return True
+        is_there = "handed_over" in letter.heard and letter.fate(self.now) == "deferred"
+        if not is_there or "next_try" not in letter.heard:
+            return False
+        last = min(letter.heard["body"] + self.numbers.max_life, challenge.ends)
+        return letter.heard["next_try"] + self.numbers.reserve > last
 
     def _renew(self, challenge: Challenge) -> None:
         """Make a letter without a click, or say why not."""
         if self.state(challenge) != "open" or challenge.newest.waits(self.now):
             return
-        if len(self.live(challenge)) >= MOST_LIVE:
-            return
         reissues = [letter for letter in challenge.letters if letter.cause == "reissued"]
         if self.now + self.numbers.life >= challenge.ends:
             challenge.stalled = "channel_slow"
-        elif len(reissues) < MOST_REISSUES:
-            self._another(challenge, "reissued")
-        else:
+        elif len(reissues) >= MOST_REISSUES:
             is_slow = all(self._is_late(challenge, letter) for letter in challenge.letters)
             challenge.stalled = "channel_slow" if is_slow else "budget"
+        elif challenge.stalled in {"quota", "overload"} or len(self.live(challenge)) >= MOST_LIVE:
+            return
+        elif self.forbids:
+            challenge.stalled = self.forbids
+        else:
+            self._another(challenge, "reissued")

@@ -15,8 +15,10 @@ Outcome = tuple[object, ...]
 """What somebody is answered: a word, and its facts."""
 Steps = Generator[None, None, Outcome]
 """A call in its atomic steps; others may come between two of them."""
-FateWord = Literal["handed_over", "delivered", "deferred", "bounced", "refused", "dropped"]
-EARLIEST = ("body", "delivered", "bounced", "refused", "dropped")  # of several the first counts; of others, the last
+FateWord = Literal[
+    "handed_over", "delivered", "deferred", "bounced", "refused", "dropped", "said_delivered", "said_bounced"
+]
+LATEST = ("handed_over", "deferred", "next_try")  # of several the last counts; of others, the first
 
 
 @dataclass
@@ -50,20 +52,23 @@ class Letter:
     heard: dict[str, int] = field(default_factory=dict)
 
     def left(self) -> bool:
-        return bool(self.heard.keys() - {"deferred"})
+        return bool(self.heard.keys() - {"deferred", "next_try"})
 
     def waits(self, now: int) -> bool:
         return not self.left() and now <= self.wanted + GRACE
 
     def left_at(self) -> int:
         ends = [self.heard[fate] for fate in ("delivered", "bounced", "refused", "dropped") if fate in self.heard]
+        ends = ends or [self.heard[fate] for fate in ("said_delivered", "said_bounced") if fate in self.heard]
         return self.heard.get("handed_over", min(ends, default=self.wanted + GRACE))
 
+    def arrived(self) -> int | None:
+        return self.heard.get("delivered", self.heard.get("said_delivered"))
+
     def fate(self, now: int) -> str:
-        if "delivered" in self.heard:
-            return "delivered"
-        if "bounced" in self.heard:
-            return "bounced"
+        for word in ("delivered", "bounced", "said_delivered", "said_bounced"):
+            if word in self.heard:
+                return word.removeprefix("said_")
         if "handed_over" in self.heard:
             return "deferred" if self.heard.get("deferred", -1) > self.heard["handed_over"] else "handed_over"
         if "refused" in self.heard:

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import mail_events_pb2 as pb
 from prometheus_client import CollectorRegistry
 
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.otp.actions.issue import Issued
 from services.otp.actions.resend import ResendOutcome
 from services.otp.inbound.kafka_inbox import DeliveryInbox
@@ -61,8 +61,15 @@ FATES = {
     "handed over, no start told": ({"handed_over": pb.HandedOver()}, {"body_started_at": 40, "handed_over_at": 40}),
     "deferred": ({"deferred": pb.Deferred(status="4.7.1")}, {"deferred_at": 40}),
     "deferred by the mailer": ({"deferred": pb.Deferred(), "source": pb.SOURCE_SMTP_REPLY}, {"deferred_at": 0}),
+    "deferred until": (
+        {"deferred": pb.Deferred(next_try_at=_stamp(after(340))), "source": pb.SOURCE_RELAY_LOG},
+        {"deferred_at": 40, "next_try_at": 340},
+    ),
     "delivered": ({"delivered": pb.Delivered()}, {"delivered_at": 40}),
+    "delivered, says the log": ({"delivered": pb.Delivered(), "source": pb.SOURCE_RELAY_LOG}, {"delivered_at": 40}),
+    "delivered, says a DSN": ({"delivered": pb.Delivered(), "source": pb.SOURCE_DSN}, {"said_delivered_at": 40}),
     "bounced": ({"bounced": pb.Bounced(status="5.1.1")}, {"bounced_at": 40}),
+    "bounced, says a DSN": ({"bounced": pb.Bounced(), "source": pb.SOURCE_DSN}, {"said_bounced_at": 40}),
     "refused": ({"refused": pb.Refused(reply_code=550)}, {"refused_at": 40}),
     "refused, maybe exposed": ({"refused": pb.Refused(exposed=True)}, {"refused_at": 40, "exposed": True}),
     "dropped": ({"dropped": pb.Dropped(reason=pb.DROP_REASON_DEADLINE)}, {"dropped_at": 40}),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from services.otp.actions.issue import Issued
+from services.otp.rules.challenge import Stall
 from services.otp.rules.verdict import Unknown
 from tests.fakes.otp import PURPOSE
 from tests.unit.otp.bounded import taken
@@ -31,7 +32,12 @@ FORMS: tuple[Callable[[str], str], ...] = (
     "\u2013".join,
     lambda code: code.translate({ord("0") + digit: chr(0xFF10 + digit) for digit in range(10)}),  # full-width
 )
-HEARD: list[FateWord] = ["handed_over", "delivered", "deferred", "bounced", "refused", "dropped", "dropped"]
+TRUSTED: list[FateWord] = ["handed_over", "delivered", "deferred", "bounced", "refused", "dropped", "dropped"]
+HEARSAY: list[FateWord] = ["said_delivered", "said_bounced"]
+HEARD = TRUSTED + HEARSAY
+TRIED_AGAIN = [0, 3, 71, 300, 469, 471, 1000]
+"""Seconds from a deferral to the relay's next try; 0: it does not say."""
+FORBIDDEN = [None, None, "quota", "overload"]
 DAY = 90_000
 LEAPS = [*[0.001, 1, 20, 51, 51, 96, 96, 206, 241, 241, 300, 541, 600, 756] * 3, 1300, 3601, DAY]
 KINDS = st.sampled_from(["ask", "ask", "click", "cancel", "type", "type", "guess", "hand over", "drop"])
@@ -243,20 +249,37 @@ class LifeOfAChallenge(RuleBasedStateMachine):
         self.worlds.turn(seconds * 1000)
         self._hear_now(held, "delivered", replica, number=number)
 
+    @rule(held=handles, again=st.sampled_from(TRIED_AGAIN), times=st.integers(1, 3), replica=REPLICAS)
+    def a_relay_defers_a_letter(self, *, held: Held, again: int, times: int, replica: int) -> None:
+        held = self._open(held, replica)
+        for _ in range(times):
+            self._hear_now(held, "handed_over", replica)
+            self.worlds.turn(1000)
+            self._hear_now(held, "deferred", replica, also=again * 1000)
+            self.worlds.turn(241_000)
+
+    @rule(forbids=st.sampled_from(FORBIDDEN))
+    def limits_on_mails_change(self, *, forbids: str | None) -> None:
+        self.worlds.model.forbids = forbids
+        for desk in self.worlds.desks:
+            desk.restraint.forbids = Stall(forbids) if forbids else None
+
     @rule(
         target=events,
         held=handles,
         back=st.sampled_from([0, 0, 0, 1, 2, -1]),
         fate=st.sampled_from(HEARD),
         ago=st.sampled_from([0, 0, 0, 5, 100, 400, -60]),
+        again=st.sampled_from(TRIED_AGAIN),
         exposed=st.booleans(),
         is_late=st.sampled_from([False, False, True]),
     )
     def the_mailer_says(
-        self, *, held: Held, back: int, fate: FateWord, ago: int, exposed: bool, is_late: bool
+        self, *, held: Held, back: int, fate: FateWord, ago: int, again: int, exposed: bool, is_late: bool
     ) -> Event:
         at = self.worlds.model.now - ago * 1000
-        event = Event(held.challenge, max(1, self.worlds.newest(held) - back), fate, at, at - 30_000, exposed)
+        also = again * 1000 if fate == "deferred" else at - 30_000
+        event = Event(held.challenge, max(1, self.worlds.newest(held) - back), fate, at, also, exposed)
         if not is_late:
             self.worlds.do(self.worlds.hear(event))
         return event
@@ -352,11 +375,19 @@ class LifeOfAChallenge(RuleBasedStateMachine):
         assert not views or views[-1] == worlds.run(desk.get(held.caller, held.text))
 
     def _hear_now(
-        self, held: Held, fate: FateWord, replica: int, *, number: int | None = None, exposed: bool = False
+        self,
+        held: Held,
+        fate: FateWord,
+        replica: int,
+        *,
+        number: int | None = None,
+        exposed: bool = False,
+        also: int = -1,
     ) -> None:
         now = self.worlds.model.now
         number = number or self.worlds.newest(held)
-        self.worlds.do(self.worlds.hear(Event(held.challenge, number, fate, now, now, exposed)), replica)
+        event = Event(held.challenge, number, fate, now, now if also < 0 else also, exposed)
+        self.worlds.do(self.worlds.hear(event), replica)
 
     def _turn_to(self, instant: int) -> None:
         self.worlds.turn(max(instant - self.worlds.model.now, 0))

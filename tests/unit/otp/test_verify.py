@@ -213,7 +213,9 @@ async def test_without_the_seal_key_the_code_is_accepted_all_the_same(trouble: s
         desk.mint.is_locked = True
     verify = desk.verify
     if trouble == "sealed for another letter":
-        verify = VerifyCode(desk.store, Drawer(), LeavesIt(), desk.queue, POLICY, code_keys=desk.code_keys)
+        verify = VerifyCode(
+            desk.store, Drawer(), LeavesIt(), desk.queue, POLICY, code_keys=desk.code_keys, restraint=desk.restraint
+        )
 
     verdict = await verify("portal", issued.handle, desk.code_of(issued), "", desk.clock())
 

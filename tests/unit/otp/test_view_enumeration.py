@@ -75,9 +75,12 @@ async def test_whatever_is_heard_after_the_hand_over_is_shown_by_nothing_not_eve
 
     for fate, second in heard:
         twins.at(second)
-        await twins.real.hear(twins.of_real, fate)
-        real, decoy = await twins.shown()
-        assert real == decoy
+        is_deferred = fate is Fate.DEFERRED
+        next_try_at = twins.real.clock() + PURPOSE.max_life if is_deferred else None
+        for is_hearsay in [False] if is_deferred else [True, False]:
+            await twins.real.hear(twins.of_real, fate, is_hearsay=is_hearsay, next_try_at=next_try_at)
+            real, decoy = await twins.shown()
+            assert real == decoy
 
     await _demand_alike_until_the_end(twins)
 

@@ -68,7 +68,8 @@ class Event:
     number: int
     fate: FateWord
     at: int
-    body: int
+    also: int
+    """Of a hand-over: when its body began. Of a deferral: until the next try, 0 = not told."""
     exposed: bool
 
 
@@ -165,9 +166,12 @@ class TwoWorlds:
 
     def hear(self, event: Event) -> Deed:
         """Hear of a letter."""
-        delivery = Delivery(Fate(event.fate), NOON + event.at * MS, exposed=event.exposed)
+        fate = event.fate.removeprefix("said_")
+        delivery = Delivery(Fate(fate), NOON + event.at * MS, exposed=event.exposed, is_hearsay=event.fate != fate)
         if event.fate == "handed_over":
-            delivery = replace(delivery, body_started_at=NOON + event.body * MS)
+            delivery = replace(delivery, body_started_at=NOON + event.also * MS)
+        if event.fate == "deferred" and event.also:
+            delivery = replace(delivery, next_try_at=delivery.at + event.also * MS)
         return Deed(
             lambda desk: desk.follow(self.ids[event.challenge], event.number, delivery),
             lambda model, _: model.hear(
@@ -175,7 +179,7 @@ class TwoWorlds:
                 event.number,
                 event.fate,
                 event.at,
-                event.body,
+                event.also,
                 exposed=event.exposed,
             ),
         )
