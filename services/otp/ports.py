@@ -8,7 +8,6 @@ So every race is a lost commit, and no rule is written twice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,13 +15,16 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.chassis.errors import Kind, ServiceError, Words
+from services.otp.rules.admission import Load
 from services.otp.rules.announcement import Announcement
 from services.otp.rules.challenge import Challenge, Fresh, Stall
 from services.otp.rules.code_fate import Milestone
+from services.otp.rules.guesses import Tally
 from services.otp.rules.outlook import Outlook
 from services.otp.rules.policy import Purpose
-from services.otp.rules.quota import Dimension, Limit
+from services.otp.rules.quota import LetterAsked, NoRoom, Quota
 from services.otp.rules.subject import Subject
+from services.otp.rules.verdict import Verdict
 
 SHARDS = 256
 COMMIT_TRIES = 64
@@ -229,15 +231,6 @@ class ChallengeStore(Protocol):
         """Let `over` not return them any more; harmless when repeated."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """One bucket, and its limit as it is now."""
-
-    name: str
-    """Of the bucket; holds HMACs, never an address."""
-    limit: Limit
-
-
 class QuotaStore(Protocol):
     """Keeps what was taken of limits, under the store's clock. Raises `StoreUnavailable` when it cannot know.
 
@@ -253,6 +246,24 @@ class QuotaStore(Protocol):
 
     async def give_back(self, token: str, quotas: Sequence[Quota]) -> None:
         """Undo what a token took, as if it never had; harmless for one that did not, and when repeated."""
+
+
+class GuessTally(Protocol):
+    """Counts, over all processes, what was compared."""
+
+    async def add(self, seen: Tally) -> Tally:
+        """Add what was compared here; return what was compared everywhere in the last 5 to 10 minutes.
+
+        Raises:
+            StoreUnavailable: not known; it was added or not.
+        """
+
+
+class Judge(Protocol):
+    """Judges what a citizen typed; fulfilled by `verify`."""
+
+    async def __call__(self, caller: str, handle: str, typed: str, idempotency_key: str, now: datetime) -> Verdict:
+        """Judge. Raises as `verify` does: after `StoreUnavailable` nobody knows what was compared."""
 
 
 class EventSink(Protocol):
@@ -277,29 +288,6 @@ class Announce(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class LetterAsked:
-    """A letter that somebody wants made, as limits know it."""
-
-    token: str
-    """Of the wish: whatever repeats it asks under the same one, and is counted once. At most 64 octets, no secret."""
-    subject_key: str
-    """HMAC of purpose and subject."""
-    email: str = field(repr=False)
-    client: str = ""
-    """The network of the citizen's device, of `network_of`; empty when nobody asked, or nobody knows from where."""
-
-
-@dataclass(frozen=True, slots=True)
-class NoRoom:
-    """A letter that is not to be made now."""
-
-    retry_after: timedelta
-    """Until all that refused it should have room."""
-    dimensions: tuple[Dimension, ...]
-    """The limits that refused it; not for everybody's eyes."""
-
-
 class Toll(Protocol):
     """What one call of a verb has taken of limits for the letter that it is about to make."""
 
@@ -319,36 +307,6 @@ class Admit(Protocol):
 
     def __call__(self, now: datetime) -> Toll:
         """Return the toll of one call of a verb; `now` is this host's time, used to choose keys only. Does no I/O."""
-
-
-class LimitReached(ServiceError):
-    """A limit on letters has no room; what is reached is in `exceeded`, for those who may see it."""
-
-    kind = Kind.EXHAUSTED
-    reason = "QUOTA_EXCEEDED"
-
-    def __init__(self, refused: NoRoom, purpose: Purpose) -> None:
-        """Say when to come back, and whom to phone when that is too late."""
-        wait_vi, wait_en = _in_words(refused.retry_after)
-        phone = purpose.hotline.phone if purpose.hotline else None
-        super().__init__(
-            Words(
-                vi=f"Đã có quá nhiều thư được yêu cầu. Vui lòng thử lại sau {wait_vi}."
-                + (f" Nếu gấp, vui lòng gọi {phone}." if phone else ""),
-                en=f"Too many mails were asked for. Ask again in {wait_en}."
-                + (f" If it is urgent, phone {phone}." if phone else ""),
-            ),
-            retry_after=refused.retry_after,
-            exceeded=refused.dimensions,
-        )
-
-
-def _in_words(wait: timedelta) -> tuple[str, str]:
-    seconds = max(math.ceil(wait.total_seconds()), 1)
-    if seconds <= 120:
-        return f"{seconds} giây", f"{seconds} seconds"
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes} phút", f"{minutes} minutes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +372,12 @@ class Queue(Protocol):
         `now` is of whatever clock the caller tells time by, and so is `leaves_at`. For one sample and one `now`, a
         later place never leaves earlier.
         """
+
+    def load(self, challenge_id: str) -> Load:
+        """Return what is known of the queue for a letter of that challenge, if it were asked for now."""
+
+    def unpublished(self, letters: int) -> None:
+        """Hear how many letters wait in the outbox; the last number counts."""
 
     def handed_over(self, at: datetime) -> None:
         """Hear that the relay took a letter then; to be told once for each. Old news teaches nothing."""

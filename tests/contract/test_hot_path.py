@@ -32,6 +32,7 @@ IMPORTED_BY = {
         "services.otp.outbound.redis_changes",
         "services.otp.outbound.redis_quotas",
         "services.otp.outbound.redis_store",
+        "services.otp.outbound.redis_tally",
     },
     "prometheus_client": {
         "services.chassis.grpc_gate",

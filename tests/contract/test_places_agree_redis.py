@@ -43,7 +43,12 @@ STORES = [adapter for adapter in ADAPTERS if built(adapter)]
 
 
 def test_the_stores_are_found() -> None:
-    assert [store.name for store in STORES] == ["redis_ledger.py", "redis_quotas.py", "redis_store.py"]
+    assert [store.name for store in STORES] == [
+        "redis_ledger.py",
+        "redis_quotas.py",
+        "redis_store.py",
+        "redis_tally.py",
+    ]
     others = [adapter.name for adapter in ADAPTERS if adapter not in STORES]
     assert others == ["redis_batches.py", "redis_calls.py", "redis_changes.py", "redis_records.py"]
 

@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_quotas import SCRIPT, RedisQuotas, quota_key
 from services.otp.outbound.redis_store import redis_client
-from services.otp.ports import Quota, StoreUnavailable
-from services.otp.rules.quota import Bucket, Limit, given_back, taken
+from services.otp.ports import StoreUnavailable
+from services.otp.rules.quota import Bucket, Limit, Quota, given_back, taken
 from tests.conditions import eventually
 from tests.contract.challenge_stores import DATABASE, PATIENT, Server
 from tests.fakes.clock import NOON

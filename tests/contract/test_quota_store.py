@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_quotas import RedisQuotas
 from services.otp.outbound.redis_store import redis_client
-from services.otp.ports import Quota, QuotaStore
-from services.otp.rules.quota import Limit
+from services.otp.ports import QuotaStore
+from services.otp.rules.quota import Limit, Quota
 from tests.contract.challenge_stores import DATABASE, PATIENT, Server
 from tests.fakes.otp_quotas import InMemoryQuotas
 

@@ -7,8 +7,9 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from services.otp.ports import LetterAsked, NoRoom, Quota, StoreUnavailable
-from services.otp.rules.quota import Bucket, given_back, taken
+from services.otp.ports import StoreUnavailable
+from services.otp.rules.guesses import Tally
+from services.otp.rules.quota import Bucket, LetterAsked, NoRoom, Quota, given_back, taken
 from tests.fakes.clock import FakeClock
 from tests.fakes.otp import Breaks
 
@@ -64,6 +65,27 @@ class InMemoryQuotas:
     def _lose(breaks: Breaks | None) -> None:
         if breaks is Breaks.AFTER:
             raise StoreUnavailable
+
+
+class InMemoryTally:
+    """Implements `GuessTally`, in stretches of five minutes."""
+
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
+        self.is_away = False
+        self._stretches: defaultdict[int, Tally] = defaultdict(lambda: Tally(0, 0))
+
+    async def add(self, seen: Tally) -> Tally:
+        """Implements `GuessTally`."""
+        if self.is_away:
+            raise StoreUnavailable
+        now = int(self.clock().timestamp() // 300)
+        self._stretches[now] = _sum(self._stretches[now], seen)
+        return _sum(self._stretches[now], self._stretches[now - 1])
+
+
+def _sum(one: Tally, other: Tally) -> Tally:
+    return Tally(one.failed + other.failed, one.right + other.right)
 
 
 class AdmitsAll:

@@ -18,8 +18,6 @@ from services.otp.ports import (
     Admit,
     Announce,
     ChallengeStore,
-    LetterAsked,
-    LimitReached,
     Loaded,
     Mint,
     Position,
@@ -30,6 +28,8 @@ from services.otp.rules.announcement import announcements
 from services.otp.rules.challenge import Challenge
 from services.otp.rules.handle import Opened, parse_handle
 from services.otp.rules.policy import Policy
+from services.otp.rules.quota import LetterAsked
+from services.otp.rules.refusal import not_admitted
 from services.otp.rules.renewal import NotOpen, NotYet, Resent, ResentBefore, StillQueued, decide_resend
 from services.otp.rules.view import ChallengeView, seen_by
 
@@ -76,7 +76,7 @@ class ResendCode:
         `now` is this host's time, used to choose keys only.
 
         Raises:
-            LimitReached: a limit on letters has no room.
+            LimitReached, Overloaded: no other letter is made now.
             StoreUnavailable: not known; repeat with the same key.
             KeysUnknown: no letter can be made here yet.
         """
@@ -92,10 +92,10 @@ class ResendCode:
             before = opened.challenge
             decided = decide_resend(before, asked_by, self._mint.again, opened.purpose, loaded.now)
             after, outcome = _settled(before, decided)
-            letter = self._letter(before, asked_by, client) if isinstance(decided, Resent) else None
+            letter = self._letter(opened, asked_by, client) if isinstance(decided, Resent) else None
             refused = await toll.settle(letter)
             if refused is not None:
-                raise LimitReached(refused, opened.purpose)
+                raise not_admitted(refused, opened.purpose)
             notes = loaded.notes.get(before.id)
             if after == before:
                 return self._answer(outcome, opened, after, notes.position if notes else None, loaded.now)
@@ -112,8 +112,15 @@ class ResendCode:
             return None
         return list((await self._announce(entries, within=ANNOUNCE_WITHIN)).values())
 
-    def _letter(self, challenge: Challenge, asked_by: bytes, client: str) -> LetterAsked:
-        return LetterAsked(asked_by.hex(), challenge.subject_key, self._mint.part(challenge).email, client)
+    def _letter(self, opened: Opened, asked_by: bytes, client: str) -> LetterAsked:
+        return LetterAsked(
+            token=asked_by.hex(),
+            subject_key=opened.challenge.subject_key,
+            email=self._mint.part(opened.challenge).email,
+            challenge_id=opened.challenge.id,
+            deadline=opened.purpose.deadline,
+            client=client,
+        )
 
     def _answer(
         self, outcome: ResendOutcome, opened: Opened, challenge: Challenge, position: Position | None, now: datetime

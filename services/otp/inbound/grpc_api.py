@@ -16,19 +16,19 @@ from kip.otp.v1 import otp_service_pb2, otp_service_pb2_grpc
 from services.chassis.clock import Clock
 from services.chassis.grpc_server import caller, demand_scope
 from services.otp.actions.cancel import CancelChallenge
+from services.otp.actions.guard import GuardGuesses
 from services.otp.actions.issue import IssueCode, QuotaExceeded, RequestCode, UnknownPurpose
 from services.otp.actions.resend import ResendCode, ResendOutcome
 from services.otp.actions.unlock import UnlockSubject
-from services.otp.actions.verify import VerifyCode
 from services.otp.actions.watch import GetChallenge, WatchChallenge
 from services.otp.inbound import grpc_fields
 from services.otp.inbound.grpc_fields import OtpFieldChecks
 from services.otp.metrics import OtpMetrics
-from services.otp.ports import LimitReached
 from services.otp.rules import verdict as verdicts
 from services.otp.rules.challenge import Stall, State
 from services.otp.rules.generation import Cause, Fate
 from services.otp.rules.policy import AdviceKind, Policy
+from services.otp.rules.refusal import LimitReached, NotAdmitted, Overloaded
 from services.otp.rules.view import Advice, ChallengeView, LetterView
 
 SERVICE_NAME = otp_service_pb2.DESCRIPTOR.services_by_name["OtpService"].full_name
@@ -76,6 +76,8 @@ ADVICE = {
     AdviceKind.ASK_AGAIN: otp_service_pb2.ADVICE_KIND_ASK_AGAIN,
 }
 
+REFUSALS = {QuotaExceeded: "too_soon", LimitReached: "limit_reached", Overloaded: "overloaded"}
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -85,7 +87,7 @@ class OtpVerbs:
 
     issue: IssueCode
     resend: ResendCode
-    verify: VerifyCode
+    guard: GuardGuesses
     get: GetChallenge
     watch: WatchChallenge
     cancel: CancelChallenge
@@ -111,9 +113,8 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         try:
             with self._limits_counted():
                 issued = await self._verbs.issue(wish, self._clock())
-        except (QuotaExceeded, LimitReached) as refusal:
-            outcome = "too_soon" if isinstance(refusal, QuotaExceeded) else "limit_reached"
-            self._metrics.requests.labels(wish.purpose, outcome).inc()
+        except (QuotaExceeded, NotAdmitted) as refusal:
+            self._metrics.requests.labels(wish.purpose, REFUSALS[type(refusal)]).inc()
             raise
         self._metrics.requests.labels(wish.purpose, issued.outcome).inc()
         return otp_service_pb2.RequestCodeResponse(
@@ -146,9 +147,9 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         handle = checks.handle("handle", request.handle)
         code = checks.code("code", request.code)
         key = checks.key("idempotency_key", request.idempotency_key, shortest=0)
-        checks.client("client", request.client.ip, request.client.device_id)
+        client = checks.client("client", request.client.ip, request.client.device_id)
         checks.done()
-        verdict = await self._verbs.verify(caller(), handle, code, key, self._clock())
+        verdict = await self._verbs.guard(caller(), handle, code, key, self._clock(), client=client)
         self._metrics.verdicts.labels(type(verdict).__name__.lower()).inc()
         return _verdict(verdict)
 

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls
-from services.otp.ports import Quota
+from services.otp.rules.quota import Quota
 
 SCRIPT = Path(__file__).with_name("scripts") / "quota.lua"
 MICROSECOND = timedelta(microseconds=1)

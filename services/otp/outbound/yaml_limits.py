@@ -1,4 +1,4 @@
-"""The limits of the policy file: how many letters may be asked for, and which addresses lead to one mailbox."""
+"""The limits of the policy file: on letters, on guesses that fail, and which addresses lead to one mailbox."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, StrictBool, field_validator
 
 from services.otp.outbound.yaml_words import Duration, Entry
 from services.otp.rules.address import Folding
-from services.otp.rules.quota import SYSTEM_PARTS, Dimension, Limit, Limits
+from services.otp.rules.quota import SYSTEM_PARTS, Dimension, GuessesBy, Limit, Limits
 
 # As mail addresses carry it: ASCII, lower-case, `xn--` for others (RFC 5890).
 Domain = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$")]
@@ -25,6 +25,14 @@ class LimitEntry(Entry):
         return Limit(self.at_once, self.one_each)
 
 
+class GuessesEntry(Entry):
+    """Limits on guesses that fail, over all challenges."""
+
+    client: LimitEntry
+    caller: LimitEntry
+    failure_ratio: Annotated[float, Field(strict=True, gt=0, le=1)]
+
+
 class LimitsEntry(Entry):
     """One limit of each dimension."""
 
@@ -34,6 +42,7 @@ class LimitsEntry(Entry):
     domain: LimitEntry
     domains: dict[Domain, LimitEntry] = Field(default_factory=dict)
     system: LimitEntry
+    guesses: GuessesEntry
 
     @field_validator("system")
     @classmethod
@@ -73,4 +82,6 @@ def limits_of(entry: LimitsEntry, mailboxes: Mailboxes) -> Limits:
             for each in mailboxes
             for domain in each.domains
         },
+        guesses={GuessesBy.CLIENT: entry.guesses.client.limit(), GuessesBy.CALLER: entry.guesses.caller.limit()},
+        failure_ratio=entry.guesses.failure_ratio,
     )

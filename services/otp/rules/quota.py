@@ -1,4 +1,4 @@
-"""How many letters may be asked for: limits, and the arithmetic of one of them.
+"""How many letters may be asked for, and how many guesses fail: limits, and the arithmetic of one of them.
 
 Generic cell rate algorithm (GCRA, ITU-T I.371): instead of counting letters a bucket keeps one instant, at which it is
 whole again. A take moves that instant `one_each` later, and fits if it then lies no farther ahead than `whole_after`:
@@ -45,6 +45,15 @@ class Dimension(StrEnum):
     """All letters."""
 
 
+class GuessesBy(StrEnum):
+    """What a limit on failed guesses counts by, over all challenges."""
+
+    CLIENT = "guesses_client"
+    """The network that the citizen types from."""
+    CALLER = "guesses_caller"
+    """The platform service that shows us what was typed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """`at_once` letters, and one more after each `one_each`."""
@@ -72,6 +81,10 @@ class Limits:
     """Of large domains, in place of that of the dimension."""
     foldings: Mapping[str, Folding] = field(default_factory=dict)
     """Domain → how its provider spells a mailbox."""
+    guesses: Mapping[GuessesBy, Limit] = field(default_factory=dict)
+    """On failed guesses; not limited by what is not there."""
+    failure_ratio: float = 1.0
+    """The share of failures above which somebody must be guessing; at 1 nobody ever is."""
 
     def of_domain(self, domain: str) -> Limit | None:
         """Return the limit of a domain."""
@@ -79,6 +92,44 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """One bucket, and its limit as it is now."""
+
+    name: str
+    """Of the bucket; holds HMACs, never an address."""
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True)
+class LetterAsked:
+    """A letter that somebody wants made, as limits know it."""
+
+    token: str
+    """Of the wish: whatever repeats it asks under the same one, and is counted once. At most 64 octets, no secret."""
+    subject_key: str
+    """HMAC of purpose and subject."""
+    email: str = field(repr=False)
+    challenge_id: str
+    """Whose letter it is; says where it would stand in the queue."""
+    deadline: timedelta
+    """How long it may wait in the queue."""
+    client: str = ""
+    """The network of the citizen's device, of `network_of`; empty when nobody asked, or nobody knows from where."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """A letter that is not to be made now."""
+
+    retry_after: timedelta
+    """Until all that refused it should have room."""
+    dimensions: tuple[Dimension, ...] = ()
+    """The limits that refused it; not for everybody's eyes."""
+    is_overload: bool = False
+    """It would wait longer than people do; no limit was asked."""
 
 
 @dataclass(frozen=True, slots=True)

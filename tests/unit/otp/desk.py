@@ -11,6 +11,7 @@ from services.otp.actions.admit import AdmitLetter
 from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
+from services.otp.actions.guard import GuardGuesses
 from services.otp.actions.issue import IssueCode, Issued, RequestCode
 from services.otp.actions.resend import ResendAnswer, ResendCode
 from services.otp.actions.sweep import AnnounceEntries, SweepOutbox
@@ -62,10 +63,11 @@ class Desk:
         self.queue = InMemoryQueue()
         self.code_keys = code_keys or ring("c1", 1)
         index = index_keys or ring("i1", 3)
+        self.policy = policy
         announcing = AnnounceEntries(self.store, self.events)
         announce = announce or announcing
         self.quotas = quotas or InMemoryQuotas(self.clock)
-        self.admit = AdmitLetter(self.quotas, policy.limits, index_keys=index)
+        self.admit = AdmitLetter(self.quotas, self.queue, policy.limits, index_keys=index, draw=lambda low, _: low)
         self.issue = IssueCode(
             self.store,
             self.mint,
@@ -81,6 +83,7 @@ class Desk:
         self.verify = VerifyCode(
             self.store, self.mint, announce, self.queue, policy, code_keys=self.code_keys, restraint=restraint
         )
+        self.guard = GuardGuesses(self.verify, self.quotas, policy.limits, index_keys=index)
         self.follow = FollowDelivery(self.store, self.mint, announce, policy, restraint=restraint)
         self.cancel = CancelChallenge(self.store, announce, policy)
         self.unlock = UnlockSubject(self.store, index_keys=index)

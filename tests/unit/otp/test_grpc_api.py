@@ -16,11 +16,11 @@ from services.otp.actions.issue import QuotaExceeded, UnknownPurpose
 from services.otp.actions.resend import ResendOutcome
 from services.otp.inbound.grpc_api import ADVICE, CAUSES, FATES, RESENDS, STALLS, STATES
 from services.otp.metrics import RESEND_OUTCOMES, VERDICTS
-from services.otp.ports import LimitReached
 from services.otp.rules.challenge import Stall, State
 from services.otp.rules.generation import Cause, Fate
 from services.otp.rules.policy import AdviceKind
 from services.otp.rules.quota import Dimension, Limit, Limits
+from services.otp.rules.refusal import LimitReached
 from services.otp.rules.verdict import Accepted, Expired, Locked, Unknown, Used, Verdict, Wrong
 from tests.fakes.clock import NOON
 from tests.fakes.otp import POLICY, PURPOSE

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.otp.outbound.yaml_policy import read_policy
-from services.otp.rules.quota import SYSTEM_PARTS, Dimension, Limit
+from services.otp.rules.quota import SYSTEM_PARTS, Dimension, GuessesBy, Limit
 from services.otp.settings import PACKAGED_POLICY
 from tests.unit.otp.policy_files import LIMIT, LIMITS, entry_with, policy_file, problems_of
 
@@ -20,14 +20,15 @@ def _file(folder: Path, **tables: object) -> Path:
 
 
 def test_every_dimension_has_its_limit(tmp_path: Path) -> None:
-    written = {name: {"at_once": 20 + n, "one_each": f"{n + 1} s"} for n, name in enumerate(LIMITS)}
+    written = {name.value: {"at_once": 20 + n, "one_each": f"{n + 1} s"} for n, name in enumerate(Dimension)}
+    guesses = {"client": SECOND, "caller": SECOND | {"at_once": 4}, "failure_ratio": 0.3}
 
-    limits = read_policy(_file(tmp_path, limits=written)).limits
+    limits = read_policy(_file(tmp_path, limits=written | {"guesses": guesses})).limits
 
-    assert limits.letters == {
-        dimension: Limit(20 + n, timedelta(seconds=n + 1)) for n, dimension in enumerate(map(Dimension, LIMITS))
-    }
-    assert set(limits.letters) == set(Dimension)
+    second = timedelta(seconds=1)
+    assert limits.letters == {dimension: Limit(20 + n, second * (n + 1)) for n, dimension in enumerate(Dimension)}
+    assert limits.guesses == {GuessesBy.CLIENT: Limit(3, second), GuessesBy.CALLER: Limit(4, second)}
+    assert limits.failure_ratio == 0.3
 
 
 def test_a_large_domain_and_the_spellings_of_a_provider_are_data(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_a_large_domain_and_the_spellings_of_a_provider_are_data(tmp_path: Path)
 
 PROBLEMS: dict[str, tuple[dict[str, object], str]] = {
     "a limit that is missing": (
-        {"limits": {name: LIMIT for name in LIMITS if name != "address"}},
+        {"limits": {name: entry for name, entry in LIMITS.items() if name != "address"}},
         "limits.address: Field required",
     ),
     "a limit of nothing we count": ({"limits": LIMITS | {"device": LIMIT}}, "limits.device: Extra inputs"),
@@ -64,6 +65,14 @@ PROBLEMS: dict[str, tuple[dict[str, object], str]] = {
     "a system that cannot be split": (
         {"limits": LIMITS | {"system": LIMIT | {"at_once": SYSTEM_PARTS - 1}}},
         f"limits.system: at_once must be {SYSTEM_PARTS} or more",
+    ),
+    "a ratio beyond everything": (
+        {"limits": LIMITS | {"guesses": LIMITS["guesses"] | {"failure_ratio": 1.1}}},
+        "limits.guesses.failure_ratio",
+    ),
+    "a ratio of nothing": (
+        {"limits": LIMITS | {"guesses": LIMITS["guesses"] | {"failure_ratio": 0.0}}},
+        "limits.guesses.failure_ratio",
     ),
     "a domain in capitals": ({"limits": LIMITS | {"domains": {"Gmail.com": LIMIT}}}, "limits.domains.Gmail.com"),
     "a domain beyond ASCII": (

@@ -57,6 +57,7 @@ limits:
   domains:
     GMAIL.com: {at_once: 10, one_each: 1 s}
   system: {at_once: 15, one_each: 1 s}
+  guesses: {client: {at_once: 1, one_each: 1 s}, caller: {at_once: 1, one_each: 1 s}, failure_ratio: half}
 mailboxes:
   - domains: []
 """
@@ -85,7 +86,8 @@ def test_every_problem_of_the_file_is_told_at_once_with_its_line(tmp_path: Path)
         (43, "limits.client.one_each"),
         (46, "limits.domains.GMAIL.com"),
         (47, "limits.system"),
-        (49, "mailboxes.0.domains"),
+        (48, "limits.guesses.failure_ratio"),
+        (50, "mailboxes.0.domains"),
     ]
 
 

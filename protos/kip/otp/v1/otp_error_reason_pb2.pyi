@@ -46,6 +46,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
     ERROR_REASON_GOING_AWAY: _ErrorReason.ValueType  # 11
     """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 12
+    """RESOURCE_EXHAUSTED, with RetryInfo: so many wait that a letter asked for now would come too late."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is ErrorInfo.reason (domain `otp.kip`), without its prefix."""
@@ -74,4 +76,6 @@ ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 10
 """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
 ERROR_REASON_GOING_AWAY: ErrorReason.ValueType  # 11
 """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 12
+"""RESOURCE_EXHAUSTED, with RetryInfo: so many wait that a letter asked for now would come too late."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
