@@ -44,7 +44,7 @@ from services.otp.settings import OtpSettings
 
 SWEEP_PAUSE = timedelta(seconds=1)
 CONCLUDE_PAUSE = timedelta(seconds=5)
-SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers in 10 ms
+SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers within 50 ms
 
 
 async def serve(settings: OtpSettings, stopping: Stopping) -> None:
