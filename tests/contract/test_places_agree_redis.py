@@ -40,7 +40,8 @@ STORES = [adapter for adapter in ADAPTERS if built(adapter)]
 
 def test_the_stores_are_found() -> None:
     assert [store.name for store in STORES] == ["redis_ledger.py", "redis_store.py"]
-    assert [adapter.name for adapter in ADAPTERS if adapter not in STORES] == ["redis_changes.py", "redis_records.py"]
+    others = ["redis_receipts.py", "redis_changes.py", "redis_records.py"]
+    assert [adapter.name for adapter in ADAPTERS if adapter not in STORES] == others
 
 
 @pytest.mark.parametrize("store", STORES, ids=lambda file: file.stem)

@@ -4,6 +4,9 @@
 |---|---|---|---|
 | `mailer:{<letter id>}` | hash | owner (`attempt`, `topic`, `epoch`, `since`), `began`, `outcome` | deadline + 24 h |
 | `mailer:{<letter id>}:wish` | sorted set | `wanted` (until, µs since 1970), `withdrawn` (1) | wanted + 24 h |
+| `mailer:relayed:<route>:<relay id>` | string | lane, letter id, since when | a code 24 h, a notice 6 days later |
+| `mailer:{<letter id>}:receipts` | set | keys of the receipts that were told on | a week after the last of them |
+| `mailer:log:<route>` | string | how far the log of its relay was read | never |
 
 A letter is *claimed* when it has an owner, *handing over* from `began` on (a body may have left: for everybody else its
 fate is unknown), and settled with `outcome` (MessagePack). Who may claim it and who may hand it over is decided in one
@@ -11,7 +14,7 @@ script, `scripts/own.lua`: a later owner takes over at once, and an earlier one 
 before the first octet. The earliest `began` and the first `outcome` stay, so a repeat changes nothing; a `began` goes
 when the relay said no to that very body. What its owner wishes is merged by `ZADD GT`, which only ever raises a score;
 it has a key of its own, which ends when it must, whatever the letter's does, and in the letter's slot, so that one
-round trip reads both.
+round trip reads both. The last two keys are `redis_receipts`'s.
 
 A call that needs longer than the budget counts as failed: slow is down. After some of those in a row the breaker
 (`rules/breaker.py`) fails all calls at once for a while, so that a Redis which answers after 2 s does not cost each
@@ -43,6 +46,7 @@ from services.mailer.rules.letter import Lane
 from services.mailer.rules.outcome import Dropped, HandedOver, Outcome, Refused
 from services.mailer.rules.wish import Wish
 
+RELAYED_KEPT = {Lane.OTP: timedelta(hours=24), Lane.NOTICE: timedelta(days=6)}  # Postfix gives up after 5 days
 T = TypeVar("T")
 
 BUDGET = timedelta(milliseconds=50)
@@ -80,6 +84,21 @@ def letter_key(letter_id: str) -> str:
 def wish_key(letter_id: str) -> str:
     """Return the key of what was said of a letter."""
     return f"mailer:{{{letter_id}}}:wish"
+
+
+def relayed_key(route: str, relay_id: str) -> str:
+    """Return the key of a letter as the relay of a route knows it."""
+    return f"mailer:relayed:{route}:{relay_id}"
+
+
+def receipts_key(letter_id: str) -> str:
+    """Return the key of what was told of a letter."""
+    return f"mailer:{{{letter_id}}}:receipts"
+
+
+def log_key(route: str) -> str:
+    """Return the key of how far the log of a relay was read."""
+    return f"mailer:log:{route}"
 
 
 class RedisLedger:
@@ -139,6 +158,14 @@ class RedisLedger:
         pipeline.hsetnx(key, "outcome", packed)
         pipeline.expire(key, UNCLAIMED_LIFE, nx=True)  # the claim may have failed: no key without an end
         await self._within_budget(pipeline.execute)
+        if isinstance(outcome, HandedOver) and outcome.relay_id:
+            await self._note_name(letter_id, outcome)
+
+    async def _note_name(self, letter_id: str, outcome: HandedOver) -> None:
+        """Note by what name the relay knows the letter; after the outcome, which alone keeps it from leaving again."""
+        name = msgspec.msgpack.encode([self._lane, letter_id, outcome.at])
+        key, kept = relayed_key(outcome.route, outcome.relay_id), RELAYED_KEPT[self._lane]
+        await self._within_budget(lambda: self._redis.set(key, name, px=kept))
 
     async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
         """Implements `Ledger`."""
