@@ -153,7 +153,8 @@ class MailGateway(Protocol):
 class Ledger(Protocol):
     """Remembers each letter until it can matter no more.
 
-    Every method, once its turn has come, answers within 50 ms or raises `LedgerAway`.
+    Every method, once its turn has come, answers within 50 ms or raises `LedgerAway`; `settle`, of a letter that a
+    relay took, within half a second.
     """
 
     async def claim(self, letter_id: str, owner: Owner, keep_until: datetime) -> Seen:

@@ -28,6 +28,7 @@ from kip.otp.v1 import otp_service_pb2
 
 from deploy.dev.inbox.client import InboxClient, Mail
 from deploy.dev.ports import FreePort
+from deploy.dev.postfix_relay import PostfixRelay
 from deploy.dev.process_table import PROCESSES, RECEIPTS
 from deploy.dev.python_process import CHECKOUT
 from deploy.dev.stack import Stack
@@ -35,7 +36,6 @@ from tests.conditions import wait_until
 from tests.e2e.dumps import kafka_records
 from tests.e2e.metrics_page import page_of, total
 from tests.e2e.portal import Portal
-from tests.servers.postfix_relay import PostfixRelay
 
 NAME = "confirm-email-late"
 LIFE_S, MAX_LIFE_S, RESERVE_S, PATIENCE_S = 12, 16, 2, 12

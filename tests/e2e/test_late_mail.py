@@ -22,6 +22,7 @@ import pytest
 from kip.mailer.v1 import mail_events_pb2 as mail_pb
 from kip.otp.v1 import otp_service_pb2 as pb
 
+from deploy.dev import postfix_relay
 from deploy.dev.inbox.client import Mail
 from tests.conditions import wait_until
 from tests.e2e.late_stack import LIFE_S, MAX_LIFE_S, NAME, WITHIN_S, LateStack, causes, references, wait_until_past
@@ -30,7 +31,6 @@ from tests.e2e.metrics_page import page_of
 from tests.e2e.portal import Citizen, Portal
 from tests.e2e.replica import OtpReplica
 from tests.fakes.reports import report
-from tests.servers import postfix_relay
 from tests.servers.require import require
 
 GREYLISTED = (450, "4.7.1 greylisted, please try again")
@@ -448,12 +448,17 @@ def test_a_rotated_log_and_a_follower_killed_in_the_middle_lose_no_receipt_and_n
     late: LateStack, troubled: Troubled
 ) -> None:
     owners = {handle.partition(".")[0] for handle in troubled.handles}
-    told: dict[str, set[str]] = defaultdict(set)
-    for event_id, event in late.deliveries():
-        if event.owner_id in owners and event.source == mail_pb.SOURCE_RELAY_LOG:
-            told[event.owner_id].add(event_id)
 
-    assert {owner: len(ids) for owner, ids in told.items()} == dict.fromkeys(owners, 1)
+    def told() -> Mapping[str, set[str]]:
+        """Return the ids of what the log has told of each letter; a notification may have come first."""
+        ids: dict[str, set[str]] = defaultdict(set)
+        for event_id, event in late.deliveries():
+            if event.owner_id in owners and event.source == mail_pb.SOURCE_RELAY_LOG:
+                ids[event.owner_id].add(event_id)
+        return ids
+
+    wait_until(lambda: told().keys() == owners, within_s=WITHIN_S, what="the log has told of every letter")
+    assert {owner: len(ids) for owner, ids in told().items()} == dict.fromkeys(owners, 1)
     assert late.log_file.with_name("mail.log.1").stat().st_size > 0
 
 

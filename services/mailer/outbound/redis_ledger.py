@@ -50,6 +50,7 @@ RELAYED_KEPT = {Lane.OTP: timedelta(hours=24), Lane.NOTICE: timedelta(days=6)}  
 T = TypeVar("T")
 
 BUDGET = timedelta(milliseconds=50)
+NONE, NAME_PATIENCE = timedelta(0), timedelta(milliseconds=450)
 CALLS_AT_ONCE = 8  # each costs us about a millisecond of processor: together far below the budget
 OPEN_WITHIN_S = 2.0
 UNCLAIMED_LIFE = timedelta(hours=48)
@@ -152,20 +153,29 @@ class RedisLedger:
 
     async def settle(self, letter_id: str, outcome: Outcome) -> None:
         """Implements `Ledger`."""
+        notes = [self._note_outcome(letter_id, outcome)]
+        if isinstance(outcome, HandedOver) and outcome.relay_id:
+            notes.append(self._note_name(letter_id, outcome))
+        for failed in await asyncio.gather(*notes, return_exceptions=True):  # each on its own: one may get through
+            if failed is not None:
+                raise failed
+
+    async def _note_outcome(self, letter_id: str, outcome: Outcome) -> None:
         packed = msgspec.msgpack.encode([_kind(outcome), msgspec.msgpack.encode(outcome)])
         key = letter_key(letter_id)
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.hsetnx(key, "outcome", packed)
         pipeline.expire(key, UNCLAIMED_LIFE, nx=True)  # the claim may have failed: no key without an end
         await self._within_budget(pipeline.execute)
-        if isinstance(outcome, HandedOver) and outcome.relay_id:
-            await self._note_name(letter_id, outcome)
 
     async def _note_name(self, letter_id: str, outcome: HandedOver) -> None:
-        """Note by what name the relay knows the letter; after the outcome, which alone keeps it from leaving again."""
+        """Note by what name the relay knows the letter.
+
+        The letter has left: a Redis that is slow may take longer here, before receipts of it are nobody's.
+        """
         name = msgspec.msgpack.encode([self._lane, letter_id, outcome.at])
         key, kept = relayed_key(outcome.route, outcome.relay_id), RELAYED_KEPT[self._lane]
-        await self._within_budget(lambda: self._redis.set(key, name, px=kept))
+        await self._within_budget(lambda: self._redis.set(key, name, px=kept), patience=NAME_PATIENCE)
 
     async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
         """Implements `Ledger`."""
@@ -196,13 +206,13 @@ class RedisLedger:
                 raise TakenOver
         return answer[1:]
 
-    async def _within_budget(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _within_budget(self, call: Callable[[], Awaitable[Any]], *, patience: timedelta = NONE) -> Any:
         async with self._turn:
             if not self._breaker.lets_through(monotonic()):
                 self._metrics.ledger_away.labels(self._lane).inc()
                 raise LedgerAway("it failed again and again, and is left alone for a moment")
             try:
-                async with asyncio.timeout(self._budget_s):
+                async with asyncio.timeout(self._budget_s + patience.total_seconds()):
                     answer = await call()
             except (RedisError, OSError, TimeoutError) as error:
                 self._breaker.failed(monotonic())

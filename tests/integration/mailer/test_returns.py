@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import pytest
 from prometheus_client import CollectorRegistry
 
+from deploy.dev import postfix_relay
+from deploy.dev.postfix_relay import PostfixRelay
 from services.chassis.clock import system_clock
 from services.chassis.keyring import Key, Keyring
 from services.mailer.actions.settle import SettleReceipt
@@ -32,8 +34,6 @@ from tests.fakes.mailer_receipts import InMemoryReceiptBook
 from tests.fakes.reports import report
 from tests.integration.inbox.running_inbox import RunningInbox
 from tests.integration.mailer.smtp_wire import PATIENT_S, Steps, letter, smtp_wire
-from tests.servers import postfix_relay
-from tests.servers.postfix_relay import PostfixRelay
 from tests.servers.relay_process import RelayProcess
 from tests.servers.require import require
 

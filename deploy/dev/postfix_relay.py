@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.dev.server_process import ServerProcess
-from tests.servers.temporary_home import TemporaryHome
+from deploy.dev.temporary_home import TemporaryHome
 
 DAEMONS = Path("/usr/lib/postfix/sbin")
 CHECK_WITHIN_S = 30
@@ -45,7 +45,7 @@ SETTINGS = {
     "smtpd_tls_security_level": "none",
     "biff": "no",
     "notify_classes": "",
-    # A test sees in seconds what takes a real relay hours.
+    # A test or a demo sees in seconds what takes a real relay hours.
     "queue_run_delay": "2s",
     "minimal_backoff_time": "2s",
     "maximal_backoff_time": "4s",
@@ -91,7 +91,7 @@ def why_missing() -> str | None:
     if not (DAEMONS / "master").exists():
         return "Postfix is not installed. Debian: apt-get install --no-install-recommends postfix"
     if os.geteuid() != 0:
-        return "Postfix needs root: run these tests with sudo"
+        return "Postfix needs root: run this with sudo"
     return None
 
 
