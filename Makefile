@@ -78,6 +78,7 @@ agree: setup  ## places that must say the same do (a part of contract)
 	@$(PYTEST) tests/contract/test_places_agree_*.py tests/contract/test_hot_path.py
 k8s-check: setup  ## render the manifests and validate them strictly, an operator's kinds too
 	@mkdir -p .kip && $(BIN)/kubectl kustomize deploy/k8s/base > .kip/k8s.yaml && $(BIN)/kubernetes-validate --quiet --strict .kip/k8s.yaml
+	@$(BIN)/kubectl kustomize deploy/k8s/overlays/receiving > .kip/k8s-receiving.yaml && $(BIN)/kubernetes-validate --quiet --strict .kip/k8s-receiving.yaml
 	@$(BIN)/kubectl kustomize deploy/k8s/overlays/monitored > .kip/k8s-monitored.yaml && $(BIN)/python -m tests.quality.crd_schemas .kip/k8s-monitored.yaml
 settings-doc: setup  ## rewrite the settings tables of the services' READMEs
 	@$(BIN)/python -m tests.quality.settings_tables --write
