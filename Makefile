@@ -15,9 +15,11 @@ help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Try it
-.PHONY: demo up down logs status
+.PHONY: demo demo-late up down logs status
 demo: setup  ## ask for a code, read it in a mailbox, type it, type it again (TO=lan@example.vn)
 	@$(BIN)/python -m deploy.dev.demo --to "$(TO)"
+demo-late: setup  ## a mail that comes ten minutes late, and heals itself (needs root and postfix)
+	@$(BIN)/python -m deploy.dev.demo_late --to "$(TO)"
 up: setup  ## start everything and leave it running (KIP_PORT_BASE=18400 moves the ports)
 	@$(BIN)/python -m deploy.dev.stack up
 down:  ## stop what `make up` started
@@ -80,6 +82,7 @@ agree: setup  ## places that must say the same do (a part of contract)
 	@$(PYTEST) tests/contract/test_places_agree_*.py tests/contract/test_hot_path.py
 k8s-check: setup  ## render the manifests and validate them strictly, an operator's kinds too
 	@mkdir -p .kip && $(BIN)/kubectl kustomize deploy/k8s/base > .kip/k8s.yaml && $(BIN)/kubernetes-validate --quiet --strict .kip/k8s.yaml
+	@$(BIN)/kubectl kustomize deploy/k8s/overlays/receiving > .kip/k8s-receiving.yaml && $(BIN)/kubernetes-validate --quiet --strict .kip/k8s-receiving.yaml
 	@$(BIN)/kubectl kustomize deploy/k8s/overlays/monitored > .kip/k8s-monitored.yaml && $(BIN)/python -m tests.quality.crd_schemas .kip/k8s-monitored.yaml
 settings-doc: setup  ## rewrite the settings tables of the services' READMEs
 	@$(BIN)/python -m tests.quality.settings_tables --write
