@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-KEY_IDS = {"code": "c1", "handle": "h1", "index": "i1", "seal-code": "s1", "seal-notice": "n1"}
+KEY_IDS = {"code": "c1", "handle": "h1", "index": "i1", "seal-code": "s1", "seal-notice": "n1", "receipt": "r1"}
 KEY_BYTES = 32
 NOT_BEFORE = "2026-01-01T00:00:00Z"  # before any laptop's clock
 CALLER, OPERATOR = "demo-portal", "operator"

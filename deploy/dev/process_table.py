@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deploy.dev.problem import LaptopProblem
 
@@ -108,6 +108,7 @@ PROCESSES = (
         CODE_KEYS_FILE="{secrets}/code-keys.json",
         SEAL_CODE_KEYS_FILE="{secrets}/seal-code-keys.json",
         SEAL_NOTICE_KEYS_FILE="{secrets}/seal-notice-keys.json",
+        RECEIPT_KEYS_FILE="{secrets}/receipt-keys.json",
         RELAY_ADDRESS="{inbox.smtp}",
         RELAY_STARTTLS="false",
     ),
@@ -121,6 +122,19 @@ PROCESSES = (
     ),
     service("lagwatch"),
 )
+
+
+RECEIPTS = replace(
+    service(
+        "receipts",
+        "smtp",
+        REDIS_URL="redis://{redis}/0",
+        SMTP_ADDRESS="{receipts.smtp}",
+        RECEIPT_KEYS_FILE="{secrets}/receipt-keys.json",
+    ),
+    module="services.mailer.receipts",
+)
+"""The mailer's second process; only where a relay tells what became of letters, which the laptop's inbox does not."""
 
 
 def fixed_ports(base: int) -> dict[str, int]:

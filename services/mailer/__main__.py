@@ -44,8 +44,9 @@ from services.mailer.metrics import MailerMetrics
 from services.mailer.outbound.jinja_texts import JinjaTexts
 from services.mailer.outbound.kafka_events import KafkaEvents
 from services.mailer.outbound.kafka_retries import KafkaRetries, tier_topic
+from services.mailer.outbound.keyring_envelopes import KeyringEnvelopes
 from services.mailer.outbound.redis_ledger import RedisLedger, redis_client
-from services.mailer.outbound.smtp_gateway import Relay, SmtpGateway, relay_tls
+from services.mailer.outbound.smtp_gateway import Notifications, Relay, SmtpGateway, relay_tls
 from services.mailer.rules.breaker import Breaker
 from services.mailer.rules.letter import Lane, Sender
 from services.mailer.rules.schedule import Schedule, Tier
@@ -58,6 +59,7 @@ class Shared:
 
     settings: MailerSettings
     relay: Relay
+    notifications: Notifications | None
     code_keys: Keyring
     texts: JinjaTexts
     metrics: MailerMetrics
@@ -101,13 +103,14 @@ async def serve(settings: MailerSettings, stopping: Stopping) -> None:
         notices = NoticeOrders(seal_notice_keys, settings.patience_notice)
         texts = JinjaTexts()
         relay = _relay(settings)
+        notifications = _notifications(settings)
     health = Health()
     registry = new_registry("mailer", "0.1.0")
     breaker = Breaker()
     metrics, inboxes = MailerMetrics(registry), InboxMetrics.on(registry)
     for name, ring in (("code", code_keys), ("seal_code", seal_code_keys), ("seal_notice", seal_notice_keys)):
         ring.on_unknown.append(metrics.keys_unknown.labels(name).inc)
-    shared = Shared(settings, relay, code_keys, texts, metrics, inboxes, health, breaker)
+    shared = Shared(settings, relay, notifications, code_keys, texts, metrics, inboxes, health, breaker)
     otp = LaneOptions(
         Lane.OTP, codes, settings.slots_otp, settings.reply_timeout_otp, settings.retry_delays_otp, breaker
     )
@@ -146,6 +149,7 @@ async def open_lane(parts: AsyncExitStack, shared: Shared, options: LaneOptions)
         reply_timeout=options.reply_timeout,
         clock=system_clock,
         metrics=shared.metrics,
+        notifications=shared.notifications,
     )
     parts.push_async_callback(gateway.close)
     ledger = RedisLedger(redis, lane, shared.metrics, breaker=options.breaker)
@@ -157,7 +161,7 @@ async def open_lane(parts: AsyncExitStack, shared: Shared, options: LaneOptions)
         events,
         shared.texts,
         clock=system_clock,
-        sender=Sender(settings.sender_name, settings.sender_address),
+        sender=Sender(settings.sender_name, settings.sender_address, settings.return_path or ""),
         code_keys=shared.code_keys,
     )
     schedule = Schedule(lane, options.delays)
@@ -243,6 +247,12 @@ def _relay(settings: MailerSettings) -> Relay:
         user=settings.relay_user,
         password=settings.relay_password.get_secret_value() if settings.relay_password else None,
     )
+
+
+def _notifications(settings: MailerSettings) -> Notifications | None:
+    if settings.receipt_keys_file is None:
+        return None
+    return Notifications(KeyringEnvelopes(read_keyring(settings.receipt_keys_file)), settings.notify)
 
 
 def main() -> None:

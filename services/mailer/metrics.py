@@ -8,6 +8,17 @@ LANES = ("otp", "notice")
 OUTCOMES = ("handed_over", "refused", "dropped", "dead_lettered")
 RINGS = ("code", "seal_code", "seal_notice")
 WISHES = ("extended", "withdrawn", "stale")
+TOLD = ("delivered", "deferred", "bounced")
+SETTLED = ("repeated", "outranked", "too_many")
+IGNORED = {
+    "relay_log": (*SETTLED, "unknown_letter"),
+    "dsn": (
+        *SETTLED,
+        *("no_report", "malformed", "loop", "no_envelope_id", "forged"),
+        *("too_large", "too_fast", "too_many_connections", "put_off"),
+    ),
+}
+LOG_TURNS = ("rotated", "truncated", "lost", "too_long")
 ATTEMPT_RESULTS = ("accepted", "deferred", "refused", "connect_error", "cut", "no_reply", "not_wanted")
 
 
@@ -81,3 +92,42 @@ class MailerMetrics:
                 self.letters.labels(lane, outcome)
             for result in ATTEMPT_RESULTS:
                 self.attempts.labels(lane, result)
+
+
+class ReceiptMetrics:
+    """The metrics of the receipts, which are taken in by a process of their own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register everything, every label set at 0."""
+        self.receipts = Counter(
+            "mailer_receipts",
+            "Receipts that were news, by source and what they tell.",
+            ["source", "told"],
+            registry=registry,
+        )
+        self.ignored = Counter(
+            "mailer_receipts_ignored",
+            "Receipts and mails to the return path without effect, by source and reason.",
+            ["source", "reason"],
+            registry=registry,
+        )
+        self.log_behind = Gauge(
+            "mailer_receipts_log_behind_bytes", "Octets of the relay's log that were not read yet.", registry=registry
+        )
+        self.log_turns = Counter(
+            "mailer_receipts_log_turns",
+            "What happened to the relay's log: rotated; truncated; lost = lines were missed; too_long = a line was.",
+            ["what"],
+            registry=registry,
+        )
+        for source, reasons in IGNORED.items():
+            for told in TOLD:
+                self.receipts.labels(source, told)
+            for reason in reasons:
+                self.ignored.labels(source, reason)
+        for what in LOG_TURNS:
+            self.log_turns.labels(what)
+
+    def ignore(self, source: str, reason: str) -> None:
+        """Count something without effect."""
+        self.ignored.labels(source, reason).inc()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.chassis.dead_letter import DeadKind
 from services.chassis.errors import Kind, ServiceError, Words
-from services.mailer.rules.letter import Lane, Message, Rendered
+from services.mailer.rules.letter import Lane, LetterName, Message, Rendered
 from services.mailer.rules.outcome import Deferred, DropReason, HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.receipt import Receipt
 from services.mailer.rules.schedule import Retry
 from services.mailer.rules.wish import Wish
 
@@ -152,7 +153,8 @@ class MailGateway(Protocol):
 class Ledger(Protocol):
     """Remembers each letter until it can matter no more.
 
-    Every method, once its turn has come, answers within 50 ms or raises `LedgerAway`.
+    Every method, once its turn has come, answers within 50 ms or raises `LedgerAway`; `settle`, of a letter that a
+    relay took, within half a second.
     """
 
     async def claim(self, letter_id: str, owner: Owner, keep_until: datetime) -> Seen:
@@ -177,7 +179,10 @@ class Ledger(Protocol):
         """Forget the body that left at this time: the relay said no to it. One that left earlier is not forgotten."""
 
     async def settle(self, letter_id: str, outcome: Outcome) -> None:
-        """Note how it ended; later ones do not replace it."""
+        """Note how it ended; later ones do not replace it.
+
+        Of one that a relay took, note then by which name, for `ReceiptBook`; of each copy, if there are two.
+        """
 
     async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
         """Merge what the owner says of a letter, claimed or not, in one step; return what was known before.
@@ -212,12 +217,43 @@ class Letter(Protocol):
 class EventSink(Protocol):
     """Tells the owner of a letter what became of it."""
 
-    async def announce(self, letter: Letter, news: Outcome | Deferred) -> None:
+    async def announce(self, letter: Letter, news: Outcome | Deferred | Receipt) -> None:
         """Publish on the lane's own topic and wait for the acknowledgement.
 
         Raises:
             TryAgain: not acknowledged; it may have been published.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """A letter that a relay took."""
+
+    letter: LetterName
+    accepted_at: datetime
+    """When, by the mailer's clock (SMTP 250)."""
+
+
+class ReceiptBook(Protocol):
+    """Remembers by what names relays know our letters, and what was told of them. Every method raises `LedgerAway`."""
+
+    async def relayed(self, route: str, relay_ids: Collection[str]) -> Mapping[str, Relayed]:
+        """Return the letters that a route's relay took by these names; those of others, or long ago, are absent."""
+
+    async def let_go(self, route: str, relay_id: str) -> None:
+        """Forget a name, because the relay may give it to another mail; harmless when repeated."""
+
+    async def told(self, letter_id: str) -> Collection[str]:
+        """Return the keys of the receipts of a letter that were noted; they are kept for a week."""
+
+    async def note(self, letter_id: str, receipt: Receipt) -> None:
+        """Note a receipt; harmless when repeated."""
+
+    async def bookmark(self, log: str) -> bytes | None:
+        """Return how far a log was read, as it was kept."""
+
+    async def keep_bookmark(self, log: str, place: bytes) -> None:
+        """Keep how far a log was read."""
 
 
 class Retries(Protocol):

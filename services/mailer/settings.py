@@ -55,6 +55,17 @@ Printable = Annotated[str, AfterValidator(_printable)]
 Zone = Annotated[str, AfterValidator(_zone)]
 
 
+def _notify(text: str) -> str:
+    asked = text.split(",")
+    if len(set(asked)) < len(asked) or not {"SUCCESS", "DELAY", "FAILURE"}.issuperset(asked):
+        raise ValueError("must be some of SUCCESS,DELAY,FAILURE, separated by commas")
+    return text
+
+
+Notify = Annotated[str, AfterValidator(_notify)]
+"""Of RFC 3461 §4.1, without NEVER."""
+
+
 class MailerSettings(KafkaSettings):
     """`MAILER_*` in the environment."""
 
@@ -101,6 +112,18 @@ class MailerSettings(KafkaSettings):
     sender_address: str = Field(
         "khong-tra-loi@kip.example", pattern=MAILBOX, description="From and envelope sender; ASCII."
     )
+    return_path: str | None = Field(
+        None, pattern=MAILBOX, description="Envelope sender, if not sender_address: where relays write about letters."
+    )
+    receipt_keys_file: Path | None = Field(
+        None,
+        description="Key ring that signs envelope ids, shared with the receipts; none = no relay is to notify us.",
+    )
+    notify: Notify = Field(
+        "SUCCESS,DELAY,FAILURE",
+        description="What a relay is to notify us of (RFC 3461). SUCCESS doubles the mails: leave it out where the log "
+        "of the relay is read.",
+    )
     time_zone: Zone = Field("Asia/Ho_Chi_Minh", description="IANA zone of the times printed in letters.")
     code_keys_file: Path = Field(description="Key ring that codes are derived with; shared with otp.")
     seal_code_keys_file: Path = Field(description="Key ring that opens orders of otp.")
@@ -114,4 +137,48 @@ class MailerSettings(KafkaSettings):
             demand(relay_starttls=self.relay_starttls)
             if not self.redis_url.get_secret_value().startswith("rediss://"):
                 raise ValueError("redis_url must be a rediss:// URL outside a laptop")
+        return self
+
+
+class ReceiptsSettings(KafkaSettings):
+    """`RECEIPTS_*` in the environment: what the second process of the mailer is told, which takes in receipts."""
+
+    model_config = SettingsConfigDict(env_prefix="RECEIPTS_")
+
+    redis_url: SecretStr = Field(description="redis:// or rediss:// URL of the mailer's ledger; rediss in production.")
+    log_file: Path | None = Field(
+        None, description="Log of a Postfix relay, under the name that it has before any rotation; none = none is read."
+    )
+    log_route: str = Field(
+        "relay-1", pattern=r"^[a-z0-9-]{1,40}$", description="Route of the mailer whose relay writes that log."
+    )
+    log_backoff_least: timedelta = Field(
+        timedelta(seconds=300), gt=timedelta(0), description="minimal_backoff_time of that relay."
+    )
+    log_backoff_most: timedelta = Field(
+        timedelta(seconds=4000), gt=timedelta(0), description="maximal_backoff_time of that relay."
+    )
+    smtp_address: HostPort | None = Field(
+        None,
+        description="Takes mails to the return path; none = no notifications are read. For relays, not for the world.",
+    )
+    return_path: str = Field(
+        "khong-tra-loi@kip.example",
+        pattern=MAILBOX,
+        description="Envelope sender of the mailer; mail to anybody else is refused.",
+    )
+    receipt_keys_file: Path | None = Field(
+        None, description="Key ring that signs envelope ids, shared with the mailer; needed with smtp_address."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> ReceiptsSettings:
+        if self.log_file is None and self.smtp_address is None:
+            raise ValueError("set log_file, smtp_address or both: there is nothing else to do")
+        if self.smtp_address is not None and self.receipt_keys_file is None:
+            raise ValueError("smtp_address needs receipt_keys_file")
+        if self.log_backoff_most < self.log_backoff_least:
+            raise ValueError("log_backoff_most must not be less than log_backoff_least")
+        if self.profile is Profile.PRODUCTION and not self.redis_url.get_secret_value().startswith("rediss://"):
+            raise ValueError("redis_url must be a rediss:// URL outside a laptop")
         return self

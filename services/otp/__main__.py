@@ -51,7 +51,7 @@ TELL_ADMISSION_PAUSE = timedelta(seconds=1)
 SWEEP_PAUSE = timedelta(seconds=1)
 WATCH_GUESSES_PAUSE = timedelta(seconds=2)
 CONCLUDE_PAUSE = timedelta(seconds=5)
-SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers in 10 ms
+SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers within 50 ms
 
 
 async def serve(settings: OtpSettings, stopping: Stopping) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from services.otp.outbound.redis_batches import LARGEST, RedisBatches
@@ -20,26 +20,33 @@ MINUTE = timedelta(minutes=1)
 
 
 class Counted:
-    """A client that counts the batches it sends, and sends none while the gate is closed."""
+    """A client whose pool counts the commands of each write, and writes nothing while `open` is not set."""
 
     def __init__(self, client: Redis) -> None:
         self.sizes: list[int] = []
         self.open = asyncio.Event()
         self.open.set()
-        self._client = client
+        self.connection_pool = self
+        self._pool = client.connection_pool
+        self._write: Callable[[bytes], Awaitable[None]] | None = None
 
-    def pipeline(self, *, transaction: bool) -> Pipeline:
-        """Return a pipeline of the client."""
-        pipeline: Pipeline = self._client.pipeline(transaction=transaction)
-        execute = pipeline.execute
+    async def get_connection(self) -> AbstractConnection:
+        """Return a connection of the real pool."""
+        connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        self._write = connection.send_packed_command
+        connection.send_packed_command = self._written  # type: ignore[method-assign, assignment] # stands before it
+        return connection
 
-        async def counted(*, raise_on_error: bool) -> list[Any]:
-            self.sizes.append(len(pipeline))
-            await self.open.wait()
-            return await execute(raise_on_error=raise_on_error)
+    async def release(self, connection: AbstractConnection) -> None:
+        """Give it back as it came."""
+        del connection.send_packed_command
+        await self._pool.release(connection)
 
-        pipeline.execute = counted  # type: ignore[method-assign, assignment] # it stands before the real one
-        return pipeline
+    async def _written(self, octets: bytes) -> None:
+        assert self._write is not None
+        self.sizes.append(len(re.findall(rb"^\*", octets, re.MULTILINE)))
+        await self.open.wait()
+        await self._write(octets)
 
 
 @pytest.fixture
@@ -63,7 +70,7 @@ def batches_of(counted: Counted, within: timedelta = MINUTE) -> RedisBatches:
 async def test_who_asks_at_the_same_time_shares_one_batch_and_gets_the_own_answer(counted: Counted) -> None:
     batches = batches_of(counted)
 
-    answers = await asyncio.gather(*(batches.ask(lambda pipe, n=n: pipe.echo(str(n))) for n in range(50)))  # type: ignore[misc]
+    answers = await asyncio.gather(*(batches.ask("ECHO", str(n)) for n in range(50)))
 
     assert answers == [str(number).encode() for number in range(50)]
     assert counted.sizes == [50]
@@ -72,10 +79,10 @@ async def test_who_asks_at_the_same_time_shares_one_batch_and_gets_the_own_answe
 async def test_who_asks_meanwhile_goes_with_the_next_batch_and_none_is_larger_than_allowed(counted: Counted) -> None:
     batches = batches_of(counted)
     counted.open.clear()
-    first = asyncio.create_task(batches.ask(lambda pipe: pipe.incr("counter")))
+    first = asyncio.create_task(batches.ask("INCR", "counter"))
     await asyncio.sleep(0)  # it asks
     await asyncio.sleep(0)  # it is sent
-    others = [asyncio.create_task(batches.ask(lambda pipe: pipe.incr("counter"))) for _ in range(LARGEST + 5)]
+    others = [asyncio.create_task(batches.ask("INCR", "counter")) for _ in range(LARGEST + 5)]
     await asyncio.sleep(0)
     assert counted.sizes == [1]
 
@@ -90,9 +97,9 @@ async def test_a_command_that_is_refused_fails_alone(counted: Counted, client: R
     batches = batches_of(counted)
 
     told = await asyncio.gather(
-        batches.ask(lambda pipe: pipe.get("word")),
-        batches.ask(lambda pipe: pipe.incr("word")),
-        batches.ask(lambda pipe: pipe.strlen("word")),
+        batches.ask("GET", "word"),
+        batches.ask("INCR", "word"),
+        batches.ask("STRLEN", "word"),
         return_exceptions=True,
     )
 
@@ -104,11 +111,11 @@ async def test_a_command_that_is_refused_fails_alone(counted: Counted, client: R
 async def test_who_is_cancelled_before_its_turn_is_not_sent_and_the_others_are_answered(counted: Counted) -> None:
     batches = batches_of(counted)
     counted.open.clear()
-    first = asyncio.create_task(batches.ask(lambda pipe: pipe.incr("counter")))
+    first = asyncio.create_task(batches.ask("INCR", "counter"))
     for _ in range(2):
         await asyncio.sleep(0)
-    given_up = asyncio.create_task(batches.ask(lambda pipe: pipe.incrby("counter", 100)))
-    patient = asyncio.create_task(batches.ask(lambda pipe: pipe.incr("counter")))
+    given_up = asyncio.create_task(batches.ask("INCRBY", "counter", 100))
+    patient = asyncio.create_task(batches.ask("INCR", "counter"))
     await asyncio.sleep(0)
     given_up.cancel()
     await asyncio.wait([given_up])
@@ -122,7 +129,7 @@ async def test_who_is_cancelled_before_its_turn_is_not_sent_and_the_others_are_a
 async def test_who_is_cancelled_while_it_is_asked_takes_nobodys_answer_along(counted: Counted) -> None:
     batches = batches_of(counted)
     counted.open.clear()
-    calls = [asyncio.create_task(batches.ask(lambda pipe: pipe.incr("counter"))) for _ in range(3)]
+    calls = [asyncio.create_task(batches.ask("INCR", "counter")) for _ in range(3)]
     for _ in range(2):
         await asyncio.sleep(0)
     calls[1].cancel()
@@ -131,23 +138,23 @@ async def test_who_is_cancelled_while_it_is_asked_takes_nobodys_answer_along(cou
     counted.open.set()
 
     assert [await calls[0], await calls[2]] == [1, 3]
-    assert await batches.ask(lambda pipe: pipe.incr("counter")) == 4
+    assert await batches.ask("INCR", "counter") == 4
 
 
 async def test_a_batch_that_takes_too_long_fails_whole_and_so_does_who_waited_for_it_as_long(counted: Counted) -> None:
     within = timedelta(milliseconds=50)
     batches = batches_of(counted, within)
     counted.open.clear()
-    calls = [asyncio.create_task(batches.ask(lambda pipe: pipe.incr("counter"))) for _ in range(2)]
+    calls = [asyncio.create_task(batches.ask("INCR", "counter")) for _ in range(2)]
     await asyncio.sleep(0)
-    late = asyncio.create_task(batches.ask(lambda pipe: pipe.incr("counter")))
+    late = asyncio.create_task(batches.ask("INCR", "counter"))
     for call in (*calls, late):
         with pytest.raises(TimeoutError):
             await call
 
     counted.open.set()
 
-    assert await batches.ask(lambda pipe: pipe.incr("counter")) == 1, "nothing of the failed batch is on its way"
+    assert await batches.ask("INCR", "counter") == 1, "nothing of the failed batch is on its way"
 
 
 async def test_a_script_that_was_forgotten_is_taught_again_and_its_own_refusal_is_told(

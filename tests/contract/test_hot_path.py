@@ -27,6 +27,7 @@ IMPORTED_BY = {
     "aiosmtplib": {"services.mailer.outbound.smtp_connection", "services.mailer.outbound.smtp_gateway"},
     "redis": {
         "services.mailer.outbound.redis_ledger",
+        "services.mailer.outbound.redis_receipts",
         "services.otp.outbound.redis_batches",
         "services.otp.outbound.redis_calls",
         "services.otp.outbound.redis_changes",
@@ -45,6 +46,7 @@ IMPORTED_BY = {
         "services.dossier.metrics",
         "services.lagwatch.metrics",
         "services.mailer.metrics",
+        "services.mailer.receipts",
         "services.otp.metrics",
     },
     "grpc": {
@@ -67,8 +69,8 @@ def importers_of(package: str) -> set[str]:
 
 
 def run_by(service: str) -> set[str]:
-    """Return every module of ours that `python -m services.<service>` imports, directly or not."""
-    waiting, seen = [f"services.{service}.__main__"], set[str]()
+    """Return every module of ours that `python -m services.<service>`, or a second door of it, imports somehow."""
+    waiting, seen = [f"services.{service}.__main__", f"services.{service}.receipts"], set[str]()
     while waiting:
         module = waiting.pop()
         if module in service_modules() and module not in seen:

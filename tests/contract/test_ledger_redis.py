@@ -151,7 +151,7 @@ async def test_a_server_that_does_not_answer_is_away_within_the_budget(private: 
         finally:
             os.kill(private.pid, signal.SIGCONT)
 
-    assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "notice"}) == 6
+    assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "notice"}) == 7  # `settle` makes two
     assert registry.get_sample_value("mailer_ledger_errors_total", {"lane": "otp"}) == 0
 
 

@@ -19,7 +19,8 @@ import yaml
 
 from deploy.create_topics import TopicsSettings
 from services.chassis.retry import patiently
-from services.chassis.settings import Profile, read_settings, split_host_port
+from services.chassis.settings import KafkaSettings, Profile, read_settings, split_host_port
+from services.mailer.settings import MailerSettings, ReceiptsSettings
 from tests.quality.settings_tables import settings_of
 from tests.quality.source_code import ROOT, SERVICES, quoted, table_with
 
@@ -34,8 +35,18 @@ Manifest = Mapping[str, Any]
 
 @pytest.fixture(scope="module")
 def manifests() -> list[Manifest]:
-    rendered = subprocess.run([KUBECTL, "kustomize", BASE], check=True, capture_output=True, text=True).stdout
-    return list(yaml.safe_load_all(rendered))
+    return rendered(BASE)
+
+
+@pytest.fixture(scope="module")
+def receiving() -> list[Manifest]:
+    """The base with the component of the receipts."""
+    return rendered(ROOT / "deploy/k8s/overlays/receiving")
+
+
+def rendered(folder: Path) -> list[Manifest]:
+    text = subprocess.run([KUBECTL, "kustomize", folder], check=True, capture_output=True, text=True).stdout
+    return list(yaml.safe_load_all(text))
 
 
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
@@ -247,3 +258,35 @@ def test_the_job_of_the_topics_uses_only_options_and_settings_that_exist(manifes
 
     assert all(f'"{option}"' in program for option in container["args"][::2])
     assert {name.removeprefix("TOPICS_").lower() for name in given} <= TopicsSettings.model_fields.keys()
+
+
+def test_the_receipts_and_the_mailer_beside_them_are_told_what_they_know_and_have_the_files_that_they_name(
+    receiving: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for manifest in receiving:
+        kubernetes_validate.validate(manifest, "1.37", strict=True)
+    kinds: dict[str, type[KafkaSettings]] = {"receipts": ReceiptsSettings, "mailer": MailerSettings}
+    for service, kind in kinds.items():
+        environment = environment_of(receiving, service)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert read_settings(kind).model_dump()["receipt_keys_file"] == Path("/etc/kip/receipt-keys.json")
+        named_files = {value for name, value in environment.items() if name.endswith("_FILE")}
+        assert named_files == files_in(named(receiving, "Deployment", service))
+
+
+def test_the_receipts_run_as_the_mailer_does_on_the_ports_of_their_settings(receiving: list[Manifest]) -> None:
+    receipts, mailer = (named(receiving, "Deployment", name) for name in ("receipts", "mailer"))
+    ours, theirs = container_of(receipts), container_of(mailer)
+    environment = environment_of(receiving, "receipts")
+    ports = {port["name"]: port["containerPort"] for port in ours["ports"]}
+    offered = named(receiving, "Service", "receipts")["spec"]["ports"]
+
+    assert ours["image"] == theirs["image"]
+    assert ours["securityContext"] == theirs["securityContext"]
+    assert pod_of(receipts)["securityContext"] == pod_of(mailer)["securityContext"]
+    assert (ROOT / f"{ours['command'][-1].replace('.', '/')}.py").is_file()
+    assert ports["smtp"] == split_host_port(environment["RECEIPTS_SMTP_ADDRESS"])[1]
+    assert {port["name"]: port["port"] for port in offered} == {name: ports[name] for name in ("http", "smtp")}
+    for probe in ("startup", "readiness", "liveness"):
+        assert ours[f"{probe}Probe"]["grpc"] == {"port": ports["probe"], "service": probe}

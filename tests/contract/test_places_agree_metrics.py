@@ -32,7 +32,7 @@ from services.dossier.metrics import DossierMetrics
 from services.lagwatch.metrics import LagwatchMetrics
 from services.lagwatch.ports import Reason
 from services.lagwatch.settings import LagwatchSettings
-from services.mailer.metrics import LANES, MailerMetrics
+from services.mailer.metrics import LANES, MailerMetrics, ReceiptMetrics
 from services.otp.__main__ import show_policy
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.yaml_policy import read_policy
@@ -60,6 +60,7 @@ def declare(service: str, registry: CollectorRegistry) -> None:
         case "otp":
             show_policy(POLICY, OtpMetrics(registry, POLICY.purposes))
         case "mailer":
+            ReceiptMetrics(registry)  # of its second process
             metrics = MailerMetrics(registry)
             for lane in LANES:
                 metrics.slots.labels(lane)

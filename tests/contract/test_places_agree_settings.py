@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 
 import pytest
+from pydantic_settings import BaseSettings
 
 from deploy.create_topics import TopicsSettings
-from deploy.dev.process_table import PROCESSES, ProcessSpec, filled, fixed_ports
+from deploy.dev.process_table import PROCESSES, RECEIPTS, ProcessSpec, filled, fixed_ports
 from deploy.kafka_acls import AclsSettings
 from services.chassis.settings import KafkaSettings, Profile, read_settings
 from tests.quality import settings_tables
-from tests.quality.settings_tables import settings_of, table_of, with_table
+from tests.quality.settings_tables import all_settings_of, settings_of, table_of, with_table
 from tests.quality.source_code import SERVICES
 
 REQUIRED = {"redis_url": "redis://redis", "database_url": "postgresql://db/kip", "relay_address": "relay:25"}
 OURS = [spec for spec in PROCESSES if spec.module.startswith("services.")]
+
+
+ALL = [kind for service in SERVICES for kind in all_settings_of(service)]
+
+
+def prefix_of(kind: type[BaseSettings]) -> str:
+    return str(kind.model_config["env_prefix"])
 
 
 def test_every_settings_table_is_fresh() -> None:
@@ -37,7 +45,7 @@ def test_a_readme_without_one_place_for_the_table_is_refused(text: str) -> None:
 
 
 def test_a_table_shows_no_default_of_a_secret() -> None:
-    rows = [row for service in SERVICES for row in table_of(settings_of(service)).splitlines()]
+    rows = [row for kind in ALL for row in table_of(kind).splitlines()]
 
     secrets = [row for row in rows if "_PASSWORD`" in row or "_URL`" in row]
 
@@ -45,14 +53,16 @@ def test_a_table_shows_no_default_of_a_secret() -> None:
     assert all(", secret |" in row for row in secrets)
 
 
-@pytest.mark.parametrize("spec", OURS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [*OURS, RECEIPTS], ids=lambda spec: spec.name)
 def test_a_laptop_gives_a_service_settings_that_it_knows_and_accepts(
     spec: ProcessSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kind = settings_of(spec.name)
-    for name in [name for name in os.environ if name.startswith(str(kind.model_config["env_prefix"]))]:
+    prefix = f"{spec.name.upper()}_"
+    (kind,) = [each for each in ALL if prefix_of(each) == prefix]
+    for name in [name for name in os.environ if name.startswith(prefix)]:
         monkeypatch.delenv(name)
     ports = {name: f"127.0.0.1:{port}" for name, port in fixed_ports(17_400).items()}
+    ports |= dict.fromkeys(RECEIPTS.port_names(), "127.0.0.1:17499")  # not on every laptop
     folders = {"directory": "/somewhere", "secrets": "/somewhere/secrets"}
     for name, template in spec.environment.items():
         monkeypatch.setenv(name, filled(template, ports | folders))
@@ -65,7 +75,7 @@ def test_a_laptop_gives_a_service_settings_that_it_knows_and_accepts(
     assert settings.model_dump()["profile"] is Profile.LAPTOP
 
 
-@pytest.mark.parametrize("kind", [*map(settings_of, SERVICES), TopicsSettings, AclsSettings], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", [*ALL, TopicsSettings, AclsSettings], ids=lambda k: k.__name__)
 @pytest.mark.parametrize("lacking", ["KAFKA_TLS", "KAFKA_USER"])
 def test_whoever_reaches_kafka_outside_a_laptop_must_come_with_tls_and_a_name(
     kind: type[KafkaSettings], lacking: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

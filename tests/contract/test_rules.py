@@ -33,6 +33,8 @@ FOREIGN = {  # exported by others: the exporter of Redis, kube-state-metrics
     "kube_horizontalpodautoscaler_status_current_replicas",
     "kube_horizontalpodautoscaler_spec_max_replicas",
 }
+LIVE = (ROOT / "tests/e2e/test_alerts.py", *sorted((ROOT / "tests/alerts").glob("test_*.py")))
+ONLY_IN_A_CLUSTER = {"OtpAutoscalerExhausted", "OtpRedisEvicting"}  # what they read is `FOREIGN`
 METRIC = re.compile(r"(?<![\w:\"./-])[a-z]+(?:_[a-z0-9]+)+(?![\w(:\"-])")
 Rule = Mapping[str, Any]
 
@@ -82,6 +84,13 @@ def cases_of(alert: str) -> Iterator[bool]:
 @pytest.mark.parametrize("alert", sorted(ALERTS.keys() - {"Watchdog"}))
 def test_an_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_silent(alert: str) -> None:
     assert {*cases_of(alert)} == {True, False}
+
+
+def test_every_alert_fires_in_a_live_run_but_those_that_only_a_cluster_has_the_series_for() -> None:
+    told = "".join(file.read_text() for file in LIVE)
+
+    assert {alert for alert in ALERTS if f'"{alert}"' not in told} == ONLY_IN_A_CLUSTER | {"Watchdog"}
+    assert "ALWAYS" in told  # that is the watchdog
 
 
 @pytest.mark.parametrize("alert", ALERTS)

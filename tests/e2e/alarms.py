@@ -32,7 +32,7 @@ from tests.servers.require import require
 from tests.servers.shifted_clock import ShiftedClock
 
 HURRY = 12
-DEADLINE_S, RESERVE_S, SLOW_S, PROMPT_S = 20, 6, 6, 2
+DEADLINE_S, RESERVE_S, SLOW_S, PROMPT_S = 20, 6, 6, 4
 SLOTS = 12
 FIRES_WITHIN_S = 60.0  # a multiple of what each takes: a machine may be busy
 ALWAYS = frozenset({"Watchdog"})
@@ -81,13 +81,40 @@ class Alarmed:
         """Wait until Alertmanager has none of these any more."""
         wait_until(lambda: not self.told() & set(names), within_s=within_s, what=f"the end of {', '.join(names)}")
 
+    @contextmanager
+    def without(self, *services: str) -> Iterator[None]:
+        """Stop these, and start them again at the end; together, for each takes seconds."""
+        for name in services:
+            self.stack[name].stop()
+        try:
+            yield
+        finally:
+            with ThreadPoolExecutor(len(services)) as threads:
+                for start in [threads.submit(self.stack[name].start) for name in services]:
+                    start.result()
+
     def restart(self, *services: str) -> None:
-        """Stop these, and start them again; together, for each takes seconds."""
-        with ThreadPoolExecutor(len(services)) as threads:
-            for name in services:
-                self.stack[name].stop()
-            for start in [threads.submit(self.stack[name].start) for name in services]:
-                start.result()
+        """Stop these, and start them again, as a new release does."""
+        with self.without(*services):
+            pass
+
+    @contextmanager
+    def relay(self, **rule: object) -> Iterator[None]:
+        """Let the relay do this at each recipient; it behaves again at the end."""
+        self.running.inbox.set_behaviour({"stage": "rcpt", **rule})
+        try:
+            yield
+        finally:
+            self.running.inbox.set_behaviour()
+
+    @contextmanager
+    def clock_off(self, seconds: float) -> Iterator[None]:
+        """Let the clock of dossier be that far ahead; it is right again at the end."""
+        self.clock.shift(seconds)
+        try:
+            yield
+        finally:
+            self.clock.shift(0)
 
     def _found(self, expression: str) -> list[Any]:
         query = urllib.parse.urlencode({"query": expression})
@@ -100,13 +127,18 @@ class Alarmed:
 
 
 @contextmanager
-def alarmed_stack(directory: Path) -> Iterator[Alarmed]:
-    """Run a watched stack; skips the test, or fails it in CI, where its watchers are not installed."""
+def alarmed_stack(directory: Path, *, deadline_s: int = DEADLINE_S) -> Iterator[Alarmed]:
+    """Run a watched stack; skips the test, or fails it in CI, where its watchers are not installed.
+
+    Args:
+        directory: of the stack.
+        deadline_s: how long a code may wait in the queue.
+    """
     require(why_unwatched())
     require(shifted_clock.why_missing())
     made = write_secrets(directory / "secrets")
     policy, clock = directory / "policy.yaml", ShiftedClock(directory / "shift")
-    policy.write_text(yaml.safe_dump(_short_policy(), allow_unicode=True))
+    policy.write_text(yaml.safe_dump(_short_policy(deadline_s), allow_unicode=True))
     settings: Mapping[str, Mapping[str, str]] = {
         "otp": {"OTP_POLICY_FILE": str(policy)},
         "mailer": {"MAILER_SLOTS_OTP": str(SLOTS), "MAILER_RETRY_DELAYS_OTP": "PT1S,PT3S"},
@@ -119,10 +151,10 @@ def alarmed_stack(directory: Path) -> Iterator[Alarmed]:
         yield Alarmed(Running(stack, (made.portal, made.operator), made.operator), clock)
 
 
-def _short_policy() -> object:
+def _short_policy(deadline_s: int) -> object:
     policy = yaml.safe_load((CHECKOUT / "services" / "otp" / "policy.yaml").read_text())
     short = {
-        "patience": f"{DEADLINE_S + RESERVE_S} s",
+        "patience": f"{deadline_s + RESERVE_S} s",
         "reserve": f"{RESERVE_S} s",
         "prompt": f"{PROMPT_S} s",
         "slow": f"{SLOW_S} s",

@@ -24,6 +24,7 @@ SERVICES = ("otp", "mailer", "dossier", "lagwatch")
 READERS: Mapping[bytes, Callable[[Any, bytes], object]] = {
     b"string": lambda client, key: client.get(key),
     b"hash": lambda client, key: client.hgetall(key),
+    b"set": lambda client, key: client.smembers(key),
     b"stream": lambda client, key: client.xrange(key),
     b"zset": lambda client, key: client.zrange(key, 0, -1),
 }
@@ -73,13 +74,20 @@ def _octets(value: object) -> Iterator[bytes]:
         yield value
     elif isinstance(value, dict):
         yield from _octets([*value.keys(), *value.values()])
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | set):
         for part in value:
             yield from _octets(part)
 
 
 def kafka_parts(address: str) -> Iterator[bytes]:
     """Read every record of every topic: keys, values, names and values of headers."""
+    for record in kafka_records(address):
+        yield from filter(None, (record.key, record.value))
+        yield from (part for name, value in record.headers for part in (name.encode(), value))
+
+
+def kafka_records(address: str) -> Iterator[Any]:
+    """Read every record of every topic."""
     consumer = KafkaConsumer(bootstrap_servers=[address], auto_offset_reset="earliest", enable_auto_commit=False)
     try:
         topics = sorted(consumer.topics())
@@ -91,9 +99,7 @@ def kafka_parts(address: str) -> Iterator[bytes]:
         while any(consumer.position(partition) < end for partition, end in ends.items()):
             assert time.monotonic() < deadline, f"Kafka was not read within {READ_WITHIN_S} s"
             for records in consumer.poll(timeout_ms=500).values():
-                for record in records:
-                    yield from filter(None, (record.key, record.value))
-                    yield from (part for name, value in record.headers for part in (name.encode(), value))
+                yield from records
     finally:
         consumer.close()
 

@@ -7,8 +7,8 @@ from typing import Self
 
 from deploy.dev.python_process import CHECKOUT
 from deploy.dev.server_process import ServerProcess
+from deploy.dev.stack import Stack
 from tests.e2e.metrics_page import page_of
-from tests.e2e.stacks import Running
 
 MOVED = {"OTP_GRPC_ADDRESS": "grpc", "OTP_HTTP_ADDRESS": "http", "OTP_PROBE_ADDRESS": "probe"}
 
@@ -17,13 +17,13 @@ class OtpReplica(ServerProcess):
     """A context manager: it runs inside.
 
     Args:
-        running: whose otp it stands beside.
+        stack: whose otp it stands beside.
         folder: for its log.
     """
 
-    def __init__(self, running: Running, folder: Path) -> None:
+    def __init__(self, stack: Stack, folder: Path) -> None:
         super().__init__("otp-2", folder / "otp-2.log", {"grpc": None, "http": None, "probe": None})
-        self._first = running.stack["otp"]
+        self._first = stack["otp"]
         self.addresses()
 
     def command(self) -> list[str]:

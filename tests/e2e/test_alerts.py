@@ -20,6 +20,7 @@ from tests.e2e.rubbish import pause_partitions
 CALM = 3.0
 """Citizens a second: enough for every alert that looks at a ratio."""
 CALM_LETTERS = 24
+OFF_S = 10
 CODES, NEWS, CODE_PARTITION, NEWS_PARTITIONS = "otp.code-requested.v1", "mail.delivery.otp.v1", 0, 6
 COMES_WITHIN_S = 60.0
 
@@ -47,6 +48,14 @@ def nothing_waits(alarmed: Alarmed) -> None:
     )
 
 
+def paused(alarmed: Alarmed) -> tuple[float, float]:
+    """Return how many partitions of codes, and of news, their readers leave alone."""
+    return (
+        alarmed.counted("mailer", "inbox_partitions_paused", topic=CODES),
+        alarmed.counted("otp", "inbox_partitions_paused", topic=NEWS),
+    )
+
+
 @pytest.mark.usefixtures("drip")
 def test_while_all_goes_well_nothing_is_told_but_that_alarms_work(alarmed: Alarmed) -> None:
     wait_until(lambda: alarmed.told() == ALWAYS, within_s=COMES_WITHIN_S, what="services that are no longer absent")
@@ -67,13 +76,12 @@ def test_a_mailer_that_is_stopped_is_told_and_the_worst_of_it_wakes_people(alarm
     expected = {"KipServiceAbsent", "OtpCodesSlow", "OtpCodesWillDie", "OtpEmailPartitionStalled"}
     assert not alarmed.told() & expected
 
-    alarmed.stack["mailer"].stop()
+    with alarmed.without("mailer"):
+        alarmed.wait_until_told(*expected)
+        wait_until(lambda: "OtpCodesSlow" not in alarmed.paged(), what="only the worst stage")
+        assert expected - alarmed.paged() <= {"OtpCodesSlow", "OtpCodesWillDie"}  # a worse one may have come by now
+        assert alarmed.told(service="mailer") == {"KipServiceAbsent"}
 
-    alarmed.wait_until_told(*expected)
-    wait_until(lambda: "OtpCodesSlow" not in alarmed.paged(), what="only the worst stage")
-    assert expected - alarmed.paged() <= {"OtpCodesSlow", "OtpCodesWillDie"}  # a worse one may have come by now
-    assert alarmed.told(service="mailer") == {"KipServiceAbsent"}
-    alarmed.stack["mailer"].start()
     alarmed.wait_until_over(*expected)
 
 
@@ -83,15 +91,14 @@ def test_a_relay_that_answers_451_to_everything_is_told_and_the_wait_grows_meanw
     nothing_waits(alarmed)
     assert not alarmed.told() & expected
 
-    alarmed.running.inbox.set_behaviour({"stage": "rcpt", "action": "reply", "code": 451})
+    with alarmed.relay(action="reply", code=451):
+        alarmed.wait_until_told("OtpCodesSlow")
+        age, wait = alarmed.value("lane:queue_age:seconds") or 0, alarmed.value("lane:wait_predicted:seconds") or 0
+        alarmed.wait_until_told(*expected)
+        assert min(alarmed.running.inbox.times_used()) > 1
+        assert (alarmed.value("lane:queue_age:seconds") or 0) > age > 0
+        assert (alarmed.value("lane:wait_predicted:seconds") or 0) > wait > 0
 
-    alarmed.wait_until_told("OtpCodesSlow")
-    age, wait = alarmed.value("lane:queue_age:seconds") or 0, alarmed.value("lane:wait_predicted:seconds") or 0
-    alarmed.wait_until_told(*expected)
-    assert min(alarmed.running.inbox.times_used()) > 1
-    assert (alarmed.value("lane:queue_age:seconds") or 0) > age > 0
-    assert (alarmed.value("lane:wait_predicted:seconds") or 0) > wait > 0
-    alarmed.running.inbox.set_behaviour()
     alarmed.wait_until_over("OtpCodesSlow", "OtpCodesWillDie")
 
 
@@ -100,15 +107,13 @@ def test_a_measurer_that_is_stopped_and_a_clock_that_is_ten_seconds_off_are_each
     nothing_waits(alarmed)
     assert not alarmed.told() & {"OtpLagwatchBlind", "KipClockSkew"}
 
-    alarmed.clock.shift(10)
-    alarmed.stack["lagwatch"].stop()
+    with alarmed.clock_off(OFF_S):
+        with alarmed.without("lagwatch"):
+            alarmed.wait_until_told("OtpLagwatchBlind")
+            assert alarmed.value("lane:wait_predicted:seconds") is None  # no number, and least of all a 0
+        alarmed.wait_until_told("KipClockSkew", instance=alarmed.stack.address("dossier.http"))
+        assert abs((alarmed.value('instance:clock_skew:seconds{job="dossier"}') or 0) - OFF_S) < 1
 
-    alarmed.wait_until_told("OtpLagwatchBlind")
-    assert alarmed.value("lane:wait_predicted:seconds") is None  # no number, and least of all a 0
-    alarmed.stack["lagwatch"].start()
-    alarmed.wait_until_told("KipClockSkew", instance=alarmed.stack.address("dossier.http"))
-    assert abs((alarmed.value('instance:clock_skew:seconds{job="dossier"}') or 0) - 10) < 1
-    alarmed.clock.shift(0)
     alarmed.wait_until_over("OtpLagwatchBlind", "KipClockSkew")
 
 
@@ -120,13 +125,15 @@ def test_a_poison_partition_is_told_and_so_is_news_that_does_not_reach_otp(alarm
 
     pause_partitions(alarmed.stack.address("kafka"), {CODES: [CODE_PARTITION], NEWS: range(NEWS_PARTITIONS)})
 
-    alarmed.wait_until_told("KipConsumerPaused", topic=CODES)
-    alarmed.wait_until_told("KipConsumerPaused", topic=NEWS)
-    assert alarmed.counted("mailer", "inbox_partitions_paused", topic=CODES) == 1
-    assert alarmed.counted("otp", "inbox_partitions_paused", topic=NEWS) == NEWS_PARTITIONS
-    alarmed.wait_until_told(*expected)
-    alarmed.wait_until_told("OtpEmailPartitionStalled", topic=CODES, partition=str(CODE_PARTITION))
-    alarmed.restart("mailer", "otp")  # as a mended release does
+    try:
+        wait_until(lambda: paused(alarmed) == (1, NEWS_PARTITIONS), within_s=COMES_WITHIN_S, what="pauses")
+        alarmed.wait_until_told("KipConsumerPaused", topic=CODES)
+        alarmed.wait_until_told("KipConsumerPaused", topic=NEWS)
+        alarmed.wait_until_told(*expected)
+        alarmed.wait_until_told("OtpEmailPartitionStalled", topic=CODES, partition=str(CODE_PARTITION))
+    finally:
+        alarmed.restart("mailer", "otp")  # as a mended release does
+
     alarmed.wait_until_over("KipConsumerPaused", "OtpDeliveryEventsMissing")
 
 

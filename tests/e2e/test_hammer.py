@@ -101,7 +101,7 @@ class Hammer:
 @pytest.fixture(scope="module")
 def replica(peaceful: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtpReplica]:
     """A second otp."""
-    with OtpReplica(peaceful, tmp_path_factory.mktemp("hammered")) as second:
+    with OtpReplica(peaceful.stack, tmp_path_factory.mktemp("hammered")) as second:
         yield second
 
 

@@ -18,7 +18,7 @@ from tests.e2e.stacks import Running
 @pytest.fixture(scope="module")
 def replica(peaceful: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtpReplica]:
     """A second otp."""
-    with OtpReplica(peaceful, tmp_path_factory.mktemp("replica")) as second:
+    with OtpReplica(peaceful.stack, tmp_path_factory.mktemp("replica")) as second:
         yield second
 
 
@@ -74,7 +74,7 @@ def test_a_stream_whose_replica_is_killed_is_resumed_on_the_other(
     code = code_in(mail_to(inbox, citizen.email))
     seen = []
     with (
-        OtpReplica(peaceful, tmp_path_factory.mktemp("killed")) as doomed,
+        OtpReplica(peaceful.stack, tmp_path_factory.mktemp("killed")) as doomed,
         Portal(doomed.addresses()["grpc"], peaceful.stack.address("dossier.grpc"), peaceful.tokens[0]) as caller,
     ):
         news = caller.watch(asked.handle)

@@ -24,6 +24,7 @@ from services.mailer.ports import (
 )
 from services.mailer.rules.letter import CodeRecipe, Lane, Message, Order, PrivatePart, Rendered
 from services.mailer.rules.outcome import Deferred, HandedOver, NoReply, Outcome, Refused
+from services.mailer.rules.receipt import Receipt
 from services.mailer.rules.schedule import Retry
 from services.mailer.rules.wish import Wish
 from tests.fakes.clock import NOON
@@ -113,6 +114,8 @@ class InMemoryLedger:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._wishes: dict[str, tuple[Wish, datetime]] = {}
+        self.names: dict[tuple[str, str], tuple[str, datetime]] = {}
+        """Letter id, and when it was accepted, by route and relay id."""
         self.times_asked = 0
         """How often `wish` was called."""
 
@@ -146,6 +149,8 @@ class InMemoryLedger:
         self._answer("settle")
         entry = self._entry(letter_id)
         entry.outcome = entry.outcome or outcome
+        if isinstance(outcome, HandedOver) and outcome.relay_id:
+            self.names[outcome.route, outcome.relay_id] = (letter_id, outcome.at)
 
     async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
         """Implements `Ledger`."""
@@ -308,15 +313,18 @@ class RecordingEvents:
     def __init__(self) -> None:
         self.announced: list[tuple[str, Outcome]] = []
         self.deferred: list[tuple[str, Deferred]] = []
+        self.receipts: list[tuple[str, Receipt]] = []
         self.failures_left = 0
 
-    async def announce(self, letter: Letter, news: Outcome | Deferred) -> None:
+    async def announce(self, letter: Letter, news: Outcome | Deferred | Receipt) -> None:
         """Implements `EventSink`."""
         if self.failures_left:
             self.failures_left -= 1
             raise TryAgain("no broker")
         if isinstance(news, Deferred):
             self.deferred.append((letter.id, news))
+        elif isinstance(news, Receipt):
+            self.receipts.append((letter.id, news))
         else:
             self.announced.append((letter.id, news))
 

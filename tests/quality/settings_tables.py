@@ -36,6 +36,17 @@ def settings_of(service: str) -> type[BaseSettings]:
     return kind
 
 
+def all_settings_of(service: str) -> list[type[BaseSettings]]:
+    """Return the settings classes of a service, its own first: a second process of it has settings of its own."""
+    own = settings_of(service)
+    others = [kind for kind in vars(sys.modules[own.__module__]).values() if _is_settings_of(own.__module__, kind)]
+    return [own, *(kind for kind in others if kind is not own)]
+
+
+def _is_settings_of(module: str, kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseSettings) and kind.__module__ == module
+
+
 def is_secret(field: FieldInfo) -> bool:
     """Say whether the field's value must not be shown."""
     return SecretStr in (field.annotation, *get_args(field.annotation))
@@ -50,16 +61,18 @@ def table_of(kind: type[BaseSettings]) -> str:
     return "\n".join([BEGIN, HEAD, *rows, END])
 
 
-def with_table(readme: str, table: str) -> str:
-    """Return the README with the table in its place.
+def with_table(readme: str, *tables: str) -> str:
+    """Return the README with the tables in their places, in order.
 
     Raises:
-        ValueError: it has no such place, or two.
+        ValueError: it has not as many places.
     """
-    text, places = TABLE.subn(lambda _: table, readme)
-    if places != 1:
-        raise ValueError(f"needs the markers {BEGIN} and {END} exactly once, and has {places} such places")
-    return text
+    places = len(TABLE.findall(readme))
+    if places != len(tables):
+        times = "once" if len(tables) == 1 else f"{len(tables)} times"
+        raise ValueError(f"needs the markers {BEGIN} and {END} exactly {times}, and has {places} such places")
+    left = iter(tables)
+    return TABLE.sub(lambda _: next(left), readme)
 
 
 def stale() -> Iterator[tuple[Path, str, str]]:
@@ -71,7 +84,7 @@ def stale() -> Iterator[tuple[Path, str, str]]:
             continue
         text = readme.read_text()
         try:
-            fresh = with_table(text, table_of(settings_of(service)))
+            fresh = with_table(text, *map(table_of, all_settings_of(service)))
         except ValueError as error:
             yield readme, str(error), ""
             continue

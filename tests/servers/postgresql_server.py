@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from deploy.dev.server_process import ServerProcess
-from tests.servers.temporary_home import TemporaryHome
+from deploy.dev.temporary_home import TemporaryHome
 
 PROGRAMS = Path("/usr/lib/postgresql")
 USER = "kip"  # the cluster's superuser, who may come in from loopback without a password

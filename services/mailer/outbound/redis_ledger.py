@@ -4,6 +4,9 @@
 |---|---|---|---|
 | `mailer:{<letter id>}` | hash | owner (`attempt`, `topic`, `epoch`, `since`), `began`, `outcome` | deadline + 24 h |
 | `mailer:{<letter id>}:wish` | sorted set | `wanted` (until, µs since 1970), `withdrawn` (1) | wanted + 24 h |
+| `mailer:relayed:<route>:<relay id>` | string | lane, letter id, since when | a code 24 h, a notice 6 days later |
+| `mailer:{<letter id>}:receipts` | set | keys of the receipts that were told on | a week after the last of them |
+| `mailer:log:<route>` | string | how far the log of its relay was read | never |
 
 A letter is *claimed* when it has an owner, *handing over* from `began` on (a body may have left: for everybody else its
 fate is unknown), and settled with `outcome` (MessagePack). Who may claim it and who may hand it over is decided in one
@@ -11,7 +14,7 @@ script, `scripts/own.lua`: a later owner takes over at once, and an earlier one 
 before the first octet. The earliest `began` and the first `outcome` stay, so a repeat changes nothing; a `began` goes
 when the relay said no to that very body. What its owner wishes is merged by `ZADD GT`, which only ever raises a score;
 it has a key of its own, which ends when it must, whatever the letter's does, and in the letter's slot, so that one
-round trip reads both.
+round trip reads both. The last two keys are `redis_receipts`'s.
 
 A call that needs longer than the budget counts as failed: slow is down. After some of those in a row the breaker
 (`rules/breaker.py`) fails all calls at once for a while, so that a Redis which answers after 2 s does not cost each
@@ -43,9 +46,11 @@ from services.mailer.rules.letter import Lane
 from services.mailer.rules.outcome import Dropped, HandedOver, Outcome, Refused
 from services.mailer.rules.wish import Wish
 
+RELAYED_KEPT = {Lane.OTP: timedelta(hours=24), Lane.NOTICE: timedelta(days=6)}  # Postfix gives up after 5 days
 T = TypeVar("T")
 
 BUDGET = timedelta(milliseconds=50)
+NONE, NAME_PATIENCE = timedelta(0), timedelta(milliseconds=450)
 CALLS_AT_ONCE = 8  # each costs us about a millisecond of processor: together far below the budget
 OPEN_WITHIN_S = 2.0
 UNCLAIMED_LIFE = timedelta(hours=48)
@@ -80,6 +85,21 @@ def letter_key(letter_id: str) -> str:
 def wish_key(letter_id: str) -> str:
     """Return the key of what was said of a letter."""
     return f"mailer:{{{letter_id}}}:wish"
+
+
+def relayed_key(route: str, relay_id: str) -> str:
+    """Return the key of a letter as the relay of a route knows it."""
+    return f"mailer:relayed:{route}:{relay_id}"
+
+
+def receipts_key(letter_id: str) -> str:
+    """Return the key of what was told of a letter."""
+    return f"mailer:{{{letter_id}}}:receipts"
+
+
+def log_key(route: str) -> str:
+    """Return the key of how far the log of a relay was read."""
+    return f"mailer:log:{route}"
 
 
 class RedisLedger:
@@ -133,12 +153,29 @@ class RedisLedger:
 
     async def settle(self, letter_id: str, outcome: Outcome) -> None:
         """Implements `Ledger`."""
+        notes = [self._note_outcome(letter_id, outcome)]
+        if isinstance(outcome, HandedOver) and outcome.relay_id:
+            notes.append(self._note_name(letter_id, outcome))
+        for failed in await asyncio.gather(*notes, return_exceptions=True):  # each on its own: one may get through
+            if failed is not None:
+                raise failed
+
+    async def _note_outcome(self, letter_id: str, outcome: Outcome) -> None:
         packed = msgspec.msgpack.encode([_kind(outcome), msgspec.msgpack.encode(outcome)])
         key = letter_key(letter_id)
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.hsetnx(key, "outcome", packed)
         pipeline.expire(key, UNCLAIMED_LIFE, nx=True)  # the claim may have failed: no key without an end
         await self._within_budget(pipeline.execute)
+
+    async def _note_name(self, letter_id: str, outcome: HandedOver) -> None:
+        """Note by what name the relay knows the letter.
+
+        The letter has left: a Redis that is slow may take longer here, before receipts of it are nobody's.
+        """
+        name = msgspec.msgpack.encode([self._lane, letter_id, outcome.at])
+        key, kept = relayed_key(outcome.route, outcome.relay_id), RELAYED_KEPT[self._lane]
+        await self._within_budget(lambda: self._redis.set(key, name, px=kept), patience=NAME_PATIENCE)
 
     async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
         """Implements `Ledger`."""
@@ -169,13 +206,13 @@ class RedisLedger:
                 raise TakenOver
         return answer[1:]
 
-    async def _within_budget(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _within_budget(self, call: Callable[[], Awaitable[Any]], *, patience: timedelta = NONE) -> Any:
         async with self._turn:
             if not self._breaker.lets_through(monotonic()):
                 self._metrics.ledger_away.labels(self._lane).inc()
                 raise LedgerAway("it failed again and again, and is left alone for a moment")
             try:
-                async with asyncio.timeout(self._budget_s):
+                async with asyncio.timeout(self._budget_s + patience.total_seconds()):
                     answer = await call()
             except (RedisError, OSError, TimeoutError) as error:
                 self._breaker.failed(monotonic())

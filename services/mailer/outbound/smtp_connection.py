@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import cast
 
@@ -84,22 +84,26 @@ class SmtpConnection:
         if not self.in_step:
             raise ConnectionAbortedError("out of step")
 
-    async def mail(self, sender: str) -> None:
-        """Begin a transaction.
+    def offers(self, extension: str) -> bool:
+        """Say whether the relay has offered an extension."""
+        return self._client.supports_extension(extension)
+
+    async def mail(self, sender: str, options: Sequence[str] = ()) -> None:
+        """Begin a transaction; options are of extensions that it offers.
 
         Raises:
             ClosedMeanwhile: this one was kept, and the relay has let go of it.
         """
         try:
-            await self._client.mail(sender)
+            await self._client.mail(sender, options=options)
         except (aiosmtplib.SMTPServerDisconnected, ConnectionError, aiosmtplib.SMTPResponseException) as error:
             if self.mails and getattr(error, "code", CLOSING) == CLOSING:  # no reply at all is as good as a 421
                 raise ClosedMeanwhile from error
             raise
 
-    async def rcpt(self, recipient: str) -> None:
-        """Name the recipient."""
-        await self._client.rcpt(recipient)
+    async def rcpt(self, recipient: str, options: Sequence[str] = ()) -> None:
+        """Name the recipient; options as of `mail`."""
+        await self._client.rcpt(recipient, options=options)
 
     async def data(self) -> None:
         """Ask whether the body may come."""

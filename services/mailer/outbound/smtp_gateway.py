@@ -14,7 +14,7 @@ import random
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -27,9 +27,10 @@ import structlog
 
 from services.chassis.clock import Clock
 from services.mailer.metrics import MailerMetrics
+from services.mailer.outbound.keyring_envelopes import KeyringEnvelopes
 from services.mailer.outbound.smtp_connection import ClosedMeanwhile, SmtpConnection
 from services.mailer.ports import Checkpoints, NoLongerWanted, TryAgain
-from services.mailer.rules.letter import Lane, Message
+from services.mailer.rules.letter import Lane, LetterName, Message
 from services.mailer.rules.outcome import HandedOver, NoReply, Refused
 
 COMMAND_TIMEOUT_S = 20.0  # a relay that needs longer for MAIL or RCPT is not there
@@ -53,6 +54,15 @@ class Relay:
     password: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Notifications:
+    """What a relay that offers DSN is asked to tell (RFC 3461)."""
+
+    envelopes: KeyringEnvelopes
+    notify: str
+    """Such as `DELAY,FAILURE`."""
+
+
 class SmtpGateway:
     """Implements `MailGateway` for one lane."""
 
@@ -65,6 +75,7 @@ class SmtpGateway:
         reply_timeout: timedelta,
         clock: Clock,
         metrics: MailerMetrics,
+        notifications: Notifications | None = None,
         command_timeout_s: float = COMMAND_TIMEOUT_S,
         idle_s: float = IDLE_S,
     ) -> None:
@@ -77,6 +88,7 @@ class SmtpGateway:
             reply_timeout: for the reply after the body; then the letter's fate is unknown.
             clock: the time of outcomes.
             metrics: of the process.
+            notifications: asked for; none = none.
             command_timeout_s: for the reply to anything before the body.
             idle_s: a connection that rested longer is not used again.
         """
@@ -88,6 +100,7 @@ class SmtpGateway:
         self._idle_s = idle_s
         self._clock = clock
         self._metrics = metrics
+        self._notifications = notifications
         self._idle: list[SmtpConnection] = []
         self._durations: deque[float] = deque([0.05], maxlen=REMEMBERED)
         metrics.slots.labels(lane).set(slots)
@@ -134,9 +147,10 @@ class SmtpGateway:
     async def _transact(
         self, connection: SmtpConnection, message: Message, checkpoints: Checkpoints
     ) -> HandedOver | Refused | NoReply:
-        refused = await self._before_body(connection, connection.mail(message.sender)) or await self._before_body(
-            connection, connection.rcpt(message.recipient)
-        )
+        of_mail, of_rcpt = self._options(connection, message)
+        refused = await self._before_body(
+            connection, connection.mail(message.sender, of_mail)
+        ) or await self._before_body(connection, connection.rcpt(message.recipient, of_rcpt))
         if refused is not None:
             return refused
         try:
@@ -150,6 +164,15 @@ class SmtpGateway:
         body_started_at = self._clock()
         await checkpoints.handing_over(body_started_at)
         return await self._body(connection, message, body_started_at)
+
+    def _options(self, connection: SmtpConnection, message: Message) -> tuple[Sequence[str], Sequence[str]]:
+        """Return what to add to MAIL and RCPT, so that the relay tells what becomes of the letter."""
+        asked = self._notifications
+        if asked is None or not connection.offers("dsn"):
+            return (), ()
+        owner_id, _, generation = message.letter_id.rpartition(".")
+        envelope_id = asked.envelopes.envelope_id(LetterName(self._lane, owner_id, int(generation)), self._clock())
+        return ((), ()) if envelope_id is None else (["RET=HDRS", f"ENVID={envelope_id}"], [f"NOTIFY={asked.notify}"])
 
     async def _before_body(self, connection: SmtpConnection, command: Awaitable[None]) -> Refused | None:
         """Await a command; nothing has left when it fails, or when more was said than it asked for."""

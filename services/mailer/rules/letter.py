@@ -112,6 +112,8 @@ class Sender:
 
     name: str
     address: str
+    return_path: str = ""
+    """Envelope sender; empty: the address."""
 
     @property
     def domain(self) -> str:
@@ -164,7 +166,8 @@ def compose(order: Order, recipient: str, words: Mapping[str, Rendered], sender:
         f"--{boundary}--",
         "",
     ]
-    return Message(letter_id, sender.address, recipient, "\r\n".join([*lines, "", *body]).encode("ascii"))
+    return_path = _mailbox("Return-Path", sender.return_path or sender.address)
+    return Message(letter_id, return_path, recipient, "\r\n".join([*lines, "", *body]).encode("ascii"))
 
 
 PAGE = """<!DOCTYPE html>

@@ -14,7 +14,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from services.otp.metrics import OtpMetrics
-from services.otp.outbound.redis_batches import RedisBatches, Stage
+from services.otp.outbound.redis_batches import RedisBatches, Word
 from services.otp.ports import StoreUnavailable
 
 APART_AT_ONCE = 32  # each holds a connection; what comes beyond waits its turn for milliseconds and is not turned away
@@ -38,7 +38,7 @@ class RedisCalls:
         self._room = asyncio.Semaphore(APART_AT_ONCE)
 
     async def script(
-        self, command_class: str, script: AsyncScript, keys: Sequence[str], args: Sequence[bytes | str | int] = ()
+        self, command_class: str, script: AsyncScript, keys: Sequence[str], args: Sequence[Word] = ()
     ) -> Any:
         """Run a script, together with what others ask.
 
@@ -48,10 +48,10 @@ class RedisCalls:
         with self._counted(command_class):
             return await self._batches.run(script, keys, args)
 
-    async def ask(self, command_class: str, stage: Stage) -> Any:
+    async def ask(self, command_class: str, *command: Word) -> Any:
         """Run one command, together with what others ask. Raises as `script` does."""
         with self._counted(command_class):
-            return await self._batches.ask(stage)
+            return await self._batches.ask(*command)
 
     @asynccontextmanager
     async def apart(self, command_class: str) -> AsyncIterator[None]:

@@ -33,8 +33,10 @@ from kafka.partitioner.default import murmur2
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 
 from services.otp.metrics import OtpMetrics
+from services.otp.outbound.redis_batches import Word
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls
 from services.otp.outbound.redis_changes import RedisChanges, hint_channel
 from services.otp.outbound.redis_records import (
@@ -61,7 +63,7 @@ SCRIPTS = Path(__file__).with_name("scripts")
 CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_PATTERN = re.compile(r"c([0-9a-f]{2})[0-9a-hjkmnp-tv-z]{26}")  # c, shard, 26 Crockford characters ≥ 128 bits
 ID_CHARACTERS = 26
-CLAIM_LIFE = timedelta(hours=24)
+CLAIM_LIFE_MS = 24 * 3_600_000
 OVER_MS = 1  # the earliest end that Redis takes
 LETTER_FIELD = b"l"  # of an outbox entry: which letter it queues; the other fields are the event
 SOCKET_TIMEOUT_S = 1.0
@@ -74,6 +76,8 @@ def redis_client(url: str) -> Redis:
         socket_timeout=None,  # a call as a whole is bounded instead, by one timer
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
+        # With them on, as they are by default, a connection that its server has closed is not noticed before its use.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
 
 
@@ -218,20 +222,17 @@ class RedisChallengeStore:
     async def claim(self, key: str, claim: Claim) -> Claim:
         """Implements `ChallengeStore`."""
         name, written = claim_key(key), msgspec.msgpack.encode(claim)
-        standing = await self._calls.ask(
-            "claim", lambda batch: batch.set(name, written, nx=True, px=CLAIM_LIFE, get=True)
-        )
+        standing = await self._calls.ask("claim", "SET", name, written, "NX", "GET", "PX", CLAIM_LIFE_MS)
         return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else claim
 
     async def find_claim(self, key: str) -> Claim | None:
         """Implements `ChallengeStore`."""
-        standing = await self._calls.ask("claim", lambda batch: batch.get(claim_key(key)))
+        standing = await self._calls.ask("claim", "GET", claim_key(key))
         return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else None
 
     async def settle_claim(self, key: str, claim: Claim) -> None:
         """Implements `ChallengeStore`."""
-        name, written = claim_key(key), msgspec.msgpack.encode(claim)
-        await self._calls.ask("claim", lambda batch: batch.set(name, written, xx=True, keepttl=True))
+        await self._calls.ask("claim", "SET", claim_key(key), msgspec.msgpack.encode(claim), "XX", "KEEPTTL")
 
     async def unpublished(self, *, older_than: timedelta, most: int) -> list[OutboxEntry]:
         """Implements `ChallengeStore`."""
@@ -252,7 +253,7 @@ class RedisChallengeStore:
 
     async def _forget(self, entry: OutboxEntry, position: Position) -> None:
         keys: list[str] = [outbox_key(entry.shard)]
-        args: list[bytes | str | int] = [entry.id]
+        args: list[Word] = [entry.id]
         if entry.letter:
             challenge_id, _, number = entry.letter.partition(".")
             keys.append(challenge_key(entry.shard, challenge_id))

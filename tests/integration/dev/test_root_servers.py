@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from deploy.dev import postfix_relay
+from deploy.dev.postfix_relay import PostfixRelay
 from deploy.dev.process_table import PROCESSES
 from deploy.dev.python_process import PythonProcess
 from tests.conditions import wait_until
-from tests.servers import chromium, postfix_relay, postgresql_server
-from tests.servers.postfix_relay import PostfixRelay
+from tests.servers import chromium, postgresql_server
 from tests.servers.postgresql_server import PostgresqlServer
 from tests.servers.require import require
 

@@ -9,14 +9,14 @@ from email.parser import BytesParser
 
 import pytest
 
+from deploy.dev import postfix_relay
+from deploy.dev.postfix_relay import PostfixRelay
 from services.chassis.clock import system_clock
 from services.mailer.outbound.smtp_gateway import Relay
 from services.mailer.rules.outcome import HandedOver, Refused
 from tests.conditions import eventually
 from tests.integration.inbox.running_inbox import RunningInbox
 from tests.integration.mailer.smtp_wire import SmtpWire, Steps, letter, smtp_wire
-from tests.servers import postfix_relay
-from tests.servers.postfix_relay import PostfixRelay
 from tests.servers.require import require
 
 RULES = "check_recipient_access inline:{{gone@example.vn=550 5.1.1 no such person}}, permit_mynetworks, reject"

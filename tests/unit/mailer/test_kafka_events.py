@@ -13,6 +13,7 @@ from services.mailer.outbound.kafka_events import KafkaEvents
 from services.mailer.ports import TryAgain
 from services.mailer.rules.letter import Order
 from services.mailer.rules.outcome import Deferred, Dropped, DropReason, HandedOver, Outcome, Refused
+from services.mailer.rules.receipt import Receipt, Source, Told
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.mailer import code_order, notice_order
 
@@ -35,7 +36,7 @@ class RecordingProducer(Producer):
         return RecordPosition(0, len(self.published) - 1)
 
 
-async def told(order: Order, outcome: Outcome | Deferred) -> tuple[Envelope, pb.MailDelivery]:
+async def told(order: Order, outcome: Outcome | Deferred | Receipt) -> tuple[Envelope, pb.MailDelivery]:
     producer = RecordingProducer()
     await KafkaEvents(producer, FakeClock(NOON + 3 * SECOND)).announce(order, outcome)
     (envelope,) = producer.published
@@ -150,3 +151,39 @@ async def test_an_event_holds_nothing_private() -> None:
     envelope, _ = await told(code_order(), HANDED_OVER)
 
     assert b"lan@" not in envelope.value + b"".join(value for _, value in envelope.headers())
+
+
+RECEIPTS = {
+    "delivered": (Receipt(Told.DELIVERED, Source.RELAY_LOG, NOON + SECOND, "2.0.0"), pb.SOURCE_RELAY_LOG),
+    "bounced": (Receipt(Told.BOUNCED, Source.DSN, NOON + SECOND, "5.1.1"), pb.SOURCE_DSN),
+    "deferred": (
+        Receipt(Told.DEFERRED, Source.RELAY_LOG, NOON + SECOND, "4.7.1", NOON + 301 * SECOND),
+        pb.SOURCE_RELAY_LOG,
+    ),
+}
+
+
+@pytest.mark.parametrize(("receipt", "source"), RECEIPTS.values(), ids=RECEIPTS.keys())
+async def test_a_receipt_says_who_told_what_and_when(receipt: Receipt, source: int) -> None:
+    envelope, event = await told(code_order(), receipt)
+
+    assert (event.owner_id, event.generation, event.source) == ("challenge-1", 1, source)
+    assert event.WhichOneof("fate") == receipt.told
+    assert getattr(event, receipt.told).status == receipt.status
+    assert event.at.ToDatetime(NOON.tzinfo) == receipt.at
+    assert event.deferred.HasField("next_try_at") == (receipt.next_try_at is not None)
+    assert envelope.id.startswith(f"challenge-1.1.{receipt.source}.{receipt.told}.")
+
+
+async def test_two_deferrals_have_two_ids_and_a_repeat_has_the_same() -> None:
+    first, later = (Receipt(Told.DEFERRED, Source.DSN, NOON + n * SECOND) for n in (1, 2))
+
+    ids = [(await told(code_order(), receipt))[0].id for receipt in (first, later, first)]
+
+    assert ids[0] == ids[2] != ids[1]
+
+
+async def test_a_deferral_that_does_not_say_until_when_has_no_time() -> None:
+    _envelope, event = await told(notice_order(), Receipt(Told.DEFERRED, Source.DSN, NOON))
+
+    assert not event.deferred.HasField("next_try_at")

@@ -11,7 +11,7 @@ import pytest
 from services.chassis.settings import read_settings
 from services.mailer.outbound.smtp_gateway import Relay, relay_tls
 from services.mailer.rules.letter import Sender, compose
-from services.mailer.settings import MailerSettings
+from services.mailer.settings import MailerSettings, ReceiptsSettings
 from tests.fakes.mailer import PRIVATE, WORDS, code_order
 
 LAPTOP = {
@@ -34,7 +34,7 @@ PRODUCTION = LAPTOP | {
 
 @pytest.fixture(autouse=True)
 def told(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in [name for name in os.environ if name.startswith("MAILER_")]:
+    for name in [name for name in os.environ if name.startswith(("MAILER_", "RECEIPTS_"))]:
         monkeypatch.delenv(name)
     return monkeypatch
 
@@ -162,3 +162,66 @@ def test_a_ca_file_that_cannot_be_used_is_told_at_the_start(tmp_path: Path, text
 
 def test_the_password_of_the_relay_is_in_no_repr() -> None:
     assert "made-up-secret" not in repr(Relay("relay-1", "relay:25", None, "mailer", "made-up-secret"))
+
+
+# The second process
+
+RECEIPTS = {
+    "RECEIPTS_PROFILE": "laptop",
+    "RECEIPTS_KAFKA_BROKERS": "127.0.0.1:9092",
+    "RECEIPTS_REDIS_URL": "redis://:made-up-secret@127.0.0.1:6379/0",
+    "RECEIPTS_LOG_FILE": "/var/log/mail.log",
+}
+LISTENS = {"RECEIPTS_SMTP_ADDRESS": "127.0.0.1:2526", "RECEIPTS_RECEIPT_KEYS_FILE": "receipt.json"}
+
+
+def test_receipts_come_from_a_log_from_a_return_path_or_from_both(told: pytest.MonkeyPatch) -> None:
+    tell(told, RECEIPTS)
+    only_log = read_settings(ReceiptsSettings)
+    tell(told, LISTENS)
+    both = read_settings(ReceiptsSettings)
+    told.delenv("RECEIPTS_LOG_FILE")
+    only_returns = read_settings(ReceiptsSettings)
+
+    assert (only_log.log_file, only_log.smtp_address) == (Path("/var/log/mail.log"), None)
+    assert (both.log_file, both.smtp_address) == (Path("/var/log/mail.log"), "127.0.0.1:2526")
+    assert (only_returns.log_file, only_returns.smtp_address) == (None, "127.0.0.1:2526")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"RECEIPTS_LOG_FILE": ""}, "set log_file, smtp_address or both"),
+        ({"RECEIPTS_SMTP_ADDRESS": "127.0.0.1:2526"}, "smtp_address needs receipt_keys_file"),
+        ({"RECEIPTS_LOG_BACKOFF_LEAST": "PT2H"}, "log_backoff_most must not be less"),
+        ({"RECEIPTS_LOG_ROUTE": "relay:1"}, "RECEIPTS_LOG_ROUTE"),
+        ({"RECEIPTS_LOG_FIEL": "/var/log/mail.log"}, "RECEIPTS_LOG_FIEL: no such setting"),
+    ],
+)
+def test_receipts_say_what_they_cannot_do_with_their_settings(
+    told: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: dict[str, str], problem: str
+) -> None:
+    tell(told, RECEIPTS | changes)
+
+    with pytest.raises(SystemExit):
+        read_settings(ReceiptsSettings)
+
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", ["NEVER", "SUCCESS,SUCCESS", "", "success"])
+def test_a_relay_is_asked_only_what_the_rfc_knows(
+    told: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str
+) -> None:
+    tell(told, LAPTOP | {"MAILER_NOTIFY": asked or ","})
+
+    assert "MAILER_NOTIFY: must be some of SUCCESS,DELAY,FAILURE" in problems(capsys)
+
+
+def test_letters_leave_with_the_return_path_that_is_set(told: pytest.MonkeyPatch) -> None:
+    sender = Sender("Cổng", "from@kip.example", "returns@kip.example")
+
+    assert compose(code_order(), PRIVATE.email, WORDS, sender).sender == "returns@kip.example"
+    assert b"returns@" not in compose(code_order(), PRIVATE.email, WORDS, sender).octets
+    tell(told, LAPTOP | {"MAILER_RETURN_PATH": "returns@kip.example"})
+    assert read_settings(MailerSettings).return_path == "returns@kip.example"

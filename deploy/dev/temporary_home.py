@@ -1,4 +1,4 @@
-"""A folder for a server that runs as another user: pytest's own folders are closed to all but the one who tests."""
+"""A folder for a server that runs as another user: those of a test or a checkout may be closed to all but one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 class TemporaryHome:
-    """A new folder that others may enter, removed by `remove` or, at the latest, at the end of the test process.
+    """A new folder that others may enter, removed by `remove` or, at the latest, at the end of this process.
 
     Args:
-        owner: the user it belongs to; None for the one who tests.
+        owner: the user it belongs to; None for the one who runs this.
     """
 
     def __init__(self, owner: str | None) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.dev.server_process import ServerProcess
-from tests.servers.temporary_home import TemporaryHome
+from deploy.dev.temporary_home import TemporaryHome
 
 DAEMONS = Path("/usr/lib/postfix/sbin")
 CHECK_WITHIN_S = 30
@@ -45,7 +45,7 @@ SETTINGS = {
     "smtpd_tls_security_level": "none",
     "biff": "no",
     "notify_classes": "",
-    # A test sees in seconds what takes a real relay hours.
+    # A test or a demo sees in seconds what takes a real relay hours.
     "queue_run_delay": "2s",
     "minimal_backoff_time": "2s",
     "maximal_backoff_time": "4s",
@@ -91,7 +91,7 @@ def why_missing() -> str | None:
     if not (DAEMONS / "master").exists():
         return "Postfix is not installed. Debian: apt-get install --no-install-recommends postfix"
     if os.geteuid() != 0:
-        return "Postfix needs root: run these tests with sudo"
+        return "Postfix needs root: run this with sudo"
     return None
 
 
@@ -102,6 +102,7 @@ class PostfixRelay(ServerProcess):
         next_hop: `host:port` that every mail goes to.
         routes: `host:port` by recipient domain, before the next hop.
         settings: more lines of main.cf.
+        log_file: where Postfix's own log goes, if not among what it writes.
     """
 
     def __init__(
@@ -111,10 +112,14 @@ class PostfixRelay(ServerProcess):
         routes: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
         port: int | None = None,
+        log_file: Path | None = None,
     ) -> None:
         self._home = TemporaryHome(None)
         super().__init__("postfix", self._home.path / "postfix.log", {"smtp": port})
         self._settings = _routed(next_hop, routes or {}) | dict(settings or {})
+        self._log_file = log_file
+        if log_file is not None:
+            self._settings |= {"maillog_file": str(log_file), "maillog_file_prefixes": str(log_file.parent)}
 
     @property
     def address(self) -> str:
@@ -145,6 +150,14 @@ class PostfixRelay(ServerProcess):
                 return connection.recv(64).startswith(b"220 ")
         except OSError:
             return False
+
+    def rotate_log(self, to: Path) -> None:
+        """Give the log file another name, and let Postfix open a new one, as `postfix logrotate` does."""
+        if self._log_file is None:
+            raise ValueError("its log is no file of its own")
+        self._log_file.rename(to)
+        reload = ["/usr/sbin/postfix", "-c", str(self._home.path / "etc"), "reload"]
+        subprocess.run(reload, capture_output=True, timeout=CHECK_WITHIN_S, check=True)
 
     def remove(self) -> None:
         """Stop it and delete its queue."""
