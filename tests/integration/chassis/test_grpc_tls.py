@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from services.chassis.grpc_credentials import CallersFile, TlsFiles
 from services.chassis.grpc_server import grpc_server
 from services.chassis.telemetry import Health
 from tests.conditions import eventually
-from tests.integration.chassis.tiny_post import PATIENCE_S, SERVICE, Call, Post, Stream, detail_of
+from tests.integration.chassis.tiny_post import PATIENCE_S, SERVICE, TOKEN, Call, Post, Stream, detail_of
 from tests.servers.authority import Authority, Pair
 
 PORTAL = "portal.kip.svc"
@@ -118,9 +119,14 @@ async def test_a_name_may_be_a_uri(server: Secured) -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("elsewhere.kip.svc",), ("*.kip.svc",), ("spiffe://kip/portal",), ("10.0.0.1",)])
-async def test_a_certificate_of_nobody_we_know_is_unauthenticated(server: Secured, names: tuple[str, ...]) -> None:
+async def test_a_certificate_of_nobody_we_know_is_unauthenticated_whatever_token_comes_with_it(
+    server: Secured, names: tuple[str, ...]
+) -> None:
+    server.know(entry(), {"name": "laptop", "token_sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "rpcs": ["*"]})
+    assert server.callers.look()
+
     async with connected(server, server.authority.signs(*names)) as echo:
-        error = await refused(echo, metadata=(("authorization", "Bearer made-up-token-of-the-portal-0001"),))
+        error = await refused(echo, metadata=(("authorization", f"Bearer {TOKEN}"),))
 
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     assert detail_of(error, error_details_pb2.ErrorInfo).reason == "NOT_AUTHENTICATED"
