@@ -11,7 +11,7 @@ import structlog
 from kip.otp.v1 import otp_service_pb2_grpc
 
 from services.chassis.clock import system_clock
-from services.chassis.grpc_server import grpc_server, probe_server, read_callers, read_tls
+from services.chassis.grpc_server import CallersFile, grpc_server, probe_server, tls_files
 from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import producing
 from services.chassis.keyring import read_keyring
@@ -62,8 +62,8 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         handle_keys = read_keyring(settings.handle_keys_file)
         index_keys = read_keyring(settings.index_keys_file)
         seal_keys = read_keyring(settings.seal_code_keys_file)
-        callers = read_callers(settings.callers_file)
-        credentials = read_tls(settings.grpc_certificate_file, settings.grpc_key_file)
+        callers = CallersFile(settings.callers_file)
+        tls = tls_files(settings.grpc_certificate_file, settings.grpc_key_file, settings.grpc_client_ca_file)
     health = Health()
     registry = new_registry("otp", "0.1.0")
     metrics = OtpMetrics(registry, policy.purposes)
@@ -126,7 +126,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
                 state=health,
                 registry=registry,
                 drain_grace=settings.drain_grace,
-                credentials=credentials,
+                tls=tls,
             )
         )
         parts.callback(health.stop)

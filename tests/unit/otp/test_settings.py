@@ -25,6 +25,7 @@ PRODUCTION = LAPTOP | {
     "OTP_KAFKA_PASSWORD": "made-up",
     "OTP_GRPC_CERTIFICATE_FILE": "tls.crt",
     "OTP_GRPC_KEY_FILE": "tls.key",
+    "OTP_GRPC_CLIENT_CA_FILE": "ca.crt",
 }
 
 
@@ -52,7 +53,9 @@ def test_production_starts_with_what_protects_people(monkeypatch: pytest.MonkeyP
     assert _read(monkeypatch, PRODUCTION).kafka_tls
 
 
-@pytest.mark.parametrize("missing", ["OTP_GRPC_CERTIFICATE_FILE", "OTP_GRPC_KEY_FILE", "OTP_KAFKA_TLS"])
+@pytest.mark.parametrize(
+    "missing", ["OTP_GRPC_CERTIFICATE_FILE", "OTP_GRPC_KEY_FILE", "OTP_GRPC_CLIENT_CA_FILE", "OTP_KAFKA_TLS"]
+)
 def test_production_does_not_start_without(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
 ) -> None:
