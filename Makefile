@@ -30,7 +30,7 @@ status:  ## what runs
 	@$(BIN)/python -m deploy.dev.stack status
 
 ##@ Test
-.PHONY: test unit contract integration e2e chaos fuzz fresh
+.PHONY: test unit contract integration e2e alerts-live chaos fuzz hammer fresh
 test: setup unit contract integration e2e  ## all four levels on real servers
 unit: setup  ## rules and verbs, no sockets
 	@$(PYTEST) tests/unit
@@ -40,11 +40,15 @@ integration: setup  ## one adapter against real Kafka, Redis, SMTP, PostgreSQL; 
 	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/integration
 e2e: setup  ## separate processes; codes are read from the mailbox
 	@$(PYTEST) tests/e2e
+alerts-live: setup  ## what e2e leaves out of the alerts: overloads of 1.5, 2 and 3 times the relay's capacity, and the rest (9 min)
+	@$(PYTEST) -s tests/alerts
 chaos: setup  ## the ordered inbox and the mailer under kills, 20 runs in a row (RUNS=2; PROOF=docs/proof writes a summary)
 	@$(BIN)/python -m tests.chaos.run --runs $(RUNS) $(if $(PROOF),--proof $(PROOF))
 fuzz: setup  ## 20 000 strange messages and 2000 lives of a challenge, with a summary (minutes)
 	@set -o pipefail; $(PYTEST) --hypothesis-profile=fuzz --hypothesis-show-statistics --timeout=0 \
 		tests/unit/otp/test_fuzz_messages.py tests/unit/otp/test_life_of_a_challenge.py | cut -c1-140
+hammer: setup  ## 200 clients make two otp mail one stranger for a minute
+	@HAMMER_SECONDS=60 HAMMER_CLIENTS=200 $(PYTEST) -s tests/e2e/test_hammer.py
 fresh:  ## clone into an empty folder with empty caches and run the README's two commands
 	@tests/fresh/run.sh
 

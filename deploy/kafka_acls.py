@@ -38,7 +38,7 @@ from services.chassis.settings import KafkaSettings, read_settings
 MAKER = "topics"  # the user of deploy/create_topics.py
 WATCHER = "lagwatch"  # measures every group, and reads when the first waiting record was made
 OPERATOR = "operator"  # the user of kip-dead: people who look at dead letters, mark them, and put them back
-SAMPLERS = {"otp.code-requested.v1": "otp"}  # tells people their place: how far this topic's group is
+SAMPLER = "otp"  # tells people their place, and lets in as many as can be served: how far the lane of codes is
 ANSWER_WITHIN = timedelta(seconds=30)
 
 
@@ -79,6 +79,11 @@ def rights(topics: Iterable[Topic] = TOPICS) -> frozenset[Right]:
     return frozenset(right for topic in topics for right in _rights_to(topic))
 
 
+def is_sampled(topic: Topic) -> bool:
+    """Return whether codes wait there for the mailer."""
+    return topic.name == "otp.code-requested.v1" or topic.name.startswith("mail.retry.otp.")
+
+
 def _rights_to(topic: Topic) -> Iterator[Right]:
     for operation in ("CREATE", "DESCRIBE"):
         yield Right(MAKER, "topic", topic.name, operation)
@@ -93,8 +98,9 @@ def _rights_to(topic: Topic) -> Iterator[Right]:
         yield Right(topic.reader, "group", topic.group, "READ")
         yield Right(WATCHER, "topic", topic.name, "READ")
         yield Right(WATCHER, "group", topic.group, "DESCRIBE")
-        if topic.name in SAMPLERS:
-            yield Right(SAMPLERS[topic.name], "group", topic.group, "DESCRIBE")
+        if is_sampled(topic):
+            yield Right(SAMPLER, "topic", topic.name, "DESCRIBE")
+            yield Right(SAMPLER, "group", topic.group, "DESCRIBE")
 
 
 def apply_rights(settings: KafkaSettings, wanted: frozenset[Right] | None = None, *, prune: bool = False) -> Applied:

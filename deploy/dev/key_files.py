@@ -18,7 +18,7 @@ KEY_IDS = {"code": "c1", "handle": "h1", "index": "i1", "seal-code": "s1", "seal
 KEY_BYTES = 32
 NOT_BEFORE = "2026-01-01T00:00:00Z"  # before any laptop's clock
 CALLER, OPERATOR = "demo-portal", "operator"
-OPERATORS_SCOPES = ["unlock"]
+OPERATORS_SCOPES = ["unlock", "see-limits"]
 
 
 @dataclass(frozen=True, slots=True)

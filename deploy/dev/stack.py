@@ -46,6 +46,7 @@ class Stack:
         processes: the Python processes to run.
         topics: module and arguments that create the topics; empty for none.
         is_watched: run Prometheus and Alertmanager too, where they are installed.
+        hurry: how many times faster than in a cluster Prometheus looks and judges.
         terminal: who hears what is going on.
     """
 
@@ -58,6 +59,7 @@ class Stack:
         processes: Sequence[ProcessSpec] = PROCESSES,
         topics: Sequence[str] = CREATE_TOPICS,
         is_watched: bool = False,
+        hurry: int = 1,
         terminal: Terminal | None = None,
     ) -> None:
         self.directory = directory.absolute()
@@ -71,7 +73,7 @@ class Stack:
         self._servers = [*self._own_servers(), *(python[spec.name] for spec in processes if not spec.is_service)]
         self._services: list[ServerProcess] = [python[spec.name] for spec in processes if spec.is_service]
         if is_watched and why_unwatched() is None:
-            self._servers += self._watchers()
+            self._servers += self._watchers(hurry)
         if unknown := self._settings.keys() - {process.name for process in self.processes()}:
             raise ValueError(f"settings for processes that are not in the stack: {', '.join(sorted(unknown))}")
 
@@ -150,7 +152,7 @@ class Stack:
         )
         return [kafka, ValkeyServer(self.directory / "redis", self._ports.get("redis"), log=self._log_file("redis"))]
 
-    def _watchers(self) -> list[ServerProcess]:
+    def _watchers(self, hurry: int) -> list[ServerProcess]:
         def targets() -> dict[str, str]:
             pages = {service.name: self.address(f"{service.name}.http") for service in self._services}
             return pages | {"alertmanager": self.address("alertmanager")}
@@ -160,7 +162,11 @@ class Stack:
             place / "alertmanager", ports.get("alertmanager"), log=self._log_file("alertmanager")
         )
         prometheus = Prometheus(
-            place / "prometheus", ports.get("prometheus"), log=self._log_file("prometheus"), targets=targets
+            place / "prometheus",
+            ports.get("prometheus"),
+            log=self._log_file("prometheus"),
+            targets=targets,
+            hurry=hurry,
         )
         return [alertmanager, prometheus]
 

@@ -65,10 +65,15 @@ class ServiceError(Exception):
         retry_after: timedelta | None = None,
         violations: Sequence[FieldViolation] = (),
         metadata: Mapping[str, str] | None = None,
+        exceeded: Sequence[str] = (),
     ) -> None:
-        """Refuse with `words`; `metadata` holds machine-readable facts, never personal data."""
+        """Refuse with `words`; `metadata` holds machine-readable facts, never personal data.
+
+        `exceeded` names limits, and is told only to callers that may see them.
+        """
         super().__init__(words.en)
         self.words = words
         self.retry_after = retry_after
         self.violations = tuple(violations)
         self.metadata = dict(metadata or {})
+        self.exceeded = tuple(exceeded)

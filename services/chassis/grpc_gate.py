@@ -196,7 +196,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
                 raise
             except Exception as error:  # noqa: BLE001 - the outermost frame of a call
-                failed = self._status_of(error, asked.method)
+                failed = self._status_of(error, asked)
                 code = rpc_status.to_status(failed).code
             finally:
                 self._metrics.handled.labels(*_names(asked.method), code.name).inc()
@@ -211,14 +211,14 @@ class Gate(grpc.aio.ServerInterceptor):
         ):
             yield
 
-    def _status_of(self, error: Exception, method: str) -> status_pb2.Status:
+    def _status_of(self, error: Exception, asked: _Asked) -> status_pb2.Status:
         match error:
             case ServiceError():
-                return status_of(error, self._domain)
+                return status_of(error, self._domain, asked.scopes)
             case _Late():
                 return status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED, message="not finished within your deadline")
             case _:
-                structlog.get_logger().error("call_failed", method=method, exc_info=error)
+                structlog.get_logger().error("call_failed", method=asked.method, exc_info=error)
                 return status_pb2.Status(code=code_pb2.INTERNAL, message="a fault of ours; it has been logged")
 
 

@@ -1,11 +1,14 @@
 """How a refusal travels: a `google.rpc.Status` with `ErrorInfo`, words in vi and en, and what to do about it.
 
 `ErrorInfo` (reason, domain, metadata) and `LocalizedMessage` vi and en are always there; `RetryInfo` and `BadRequest`
-where they apply. What is lost here is the Python type and the cause; they are logged.
+where they apply. `QuotaFailure` names the limits that are reached, and goes to callers with the scope `see-limits`
+alone: which limit it was tells a stranger what others did. What is lost here is the Python type and the cause; they are
+logged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import grpc
@@ -27,8 +30,11 @@ CODES: dict[Kind, tuple[int, grpc.StatusCode]] = {
 }
 
 
-def status_of(refusal: ServiceError, domain: str) -> status_pb2.Status:
-    """Return the rich status of a refusal."""
+SEE_LIMITS = "see-limits"
+
+
+def status_of(refusal: ServiceError, domain: str, scopes: Collection[str] = ()) -> status_pb2.Status:
+    """Return the rich status of a refusal, for a caller with these scopes."""
     details: list[Any] = [
         error_details_pb2.ErrorInfo(reason=refusal.reason, domain=domain, metadata=refusal.metadata),
         error_details_pb2.LocalizedMessage(locale="vi", message=refusal.words.vi),
@@ -49,6 +55,13 @@ def status_of(refusal: ServiceError, domain: str) -> status_pb2.Status:
                     )
                     for violation in refusal.violations
                 ]
+            )
+        )
+    if refusal.exceeded and SEE_LIMITS in scopes:
+        violation = error_details_pb2.QuotaFailure.Violation
+        details.append(
+            error_details_pb2.QuotaFailure(
+                violations=[violation(subject=limit, description=f"limit by {limit}") for limit in refusal.exceeded]
             )
         )
     status = status_pb2.Status(code=CODES[refusal.kind][0], message=refusal.words.en)

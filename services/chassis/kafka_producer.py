@@ -1,9 +1,10 @@
 """An awaitable, idempotent Kafka producer: kafka-python's, bridged to asyncio.
 
 kafka-python sends from a thread of its own and answers with a future of its own kind; each send here gets an asyncio
-future that the thread completes. What would block the loop is kept off it: the constructor (it waits for a broker) and
-the first look at a topic (it waits for metadata) run in a thread. The library bounds nothing that waits to be sent, so
-a semaphore does.
+future that the thread completes. Loop and thread take the interpreter from each other, and each time they do costs more
+than a record: so records are handed over, and acknowledgements taken back, several at a time (docs/adr/0021). What
+would block the loop is kept off it: the constructor (it waits for a broker) and the first look at a topic (it waits for
+metadata) run in a thread. The library bounds nothing that waits to be sent, so a semaphore does.
 
 A record that was given up waiting for may still be written later: whoever publishes must be able to bear it twice.
 """
@@ -13,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 from kafka import KafkaProducer
 from kafka.errors import AuthorizationError, ClusterAuthorizationFailedError, KafkaError
+from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.transaction_manager import TransactionState
 
 from services.chassis.events import Envelope
@@ -41,8 +44,8 @@ MAX_IN_FLIGHT = 1_000  # records; a few megabytes
 DELIVERY = timedelta(seconds=20)  # how long the library tries; a broker that restarts is back within this
 CONNECT_WITHIN = timedelta(seconds=2)
 LINGER = timedelta(milliseconds=10)
-"""How long a record waits for company. A request to the broker costs the sending thread as much as several records do;
-nobody who waits for a mail notices ten milliseconds."""
+"""How long a record waits for company, before the thread hears of any of them. A request to the broker costs as much as
+several records do; nobody who waits for a mail notices ten milliseconds."""
 SAY_EVERY = timedelta(seconds=10)  # that a right is missing: often enough to be found, too seldom to hide the rest
 
 
@@ -66,6 +69,18 @@ class RecordPosition:
     """-1 when the broker had the record already, from a try whose answer was lost, and does not say where."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    """A record that waits for company."""
+
+    producer: KafkaProducer
+    topic: str
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    written: asyncio.Future[RecordPosition]
+
+
 class Producer:
     """Publishes with acks=all. Opened in the background, so that a process can start before its broker.
 
@@ -80,7 +95,8 @@ class Producer:
             "client_id": client_id,
             "acks": "all",
             "enable_idempotence": True,
-            "linger_ms": int(LINGER.total_seconds() * 1000),
+            "linger_ms": 0,  # what is handed over has lingered
+            "metrics_enabled": False,  # nobody reads them, and each record pays for them
             "delivery_timeout_ms": int(delivery.total_seconds() * 1000),
             "request_timeout_ms": int(delivery.total_seconds() * 500),
             "max_block_ms": 500,
@@ -91,6 +107,9 @@ class Producer:
         self._let_in = asyncio.Event()
         self._spoilt = asyncio.Event()
         self._door = Door()
+        self._leaving: list[_Leaving] = []
+        self._answered: deque[tuple[asyncio.Future[RecordPosition], RecordPosition | BaseException]] = deque()
+        self._is_telling = False
         self._known_topics: set[str] = set()
         self._said_at: dict[str, float] = {}
 
@@ -181,24 +200,52 @@ class Producer:
     ) -> RecordPosition:
         await self._know(topic, producer)
         loop = asyncio.get_running_loop()
-        written: asyncio.Future[RecordPosition] = loop.create_future()
+        if not self._leaving:
+            loop.call_later(LINGER.total_seconds(), self._hand_over, loop)
+        leaving = _Leaving(producer, topic, key, value, headers, loop.create_future())
+        self._leaving.append(leaving)
+        return await leaving.written
 
-        def settle(answer: RecordPosition | BaseException) -> None:
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give the thread all that waits and that somebody still awaits; wake it once for each client."""
+        together, self._leaving = self._leaving, []
+        with contextlib.ExitStack() as woken:
+            for producer in {each.producer for each in together}:
+                woken.enter_context(_woken_at_the_end(producer))
+            for each in together:
+                if each.written.done():
+                    continue
+                try:
+                    sent = each.producer.send(each.topic, key=each.key, value=each.value, headers=each.headers)
+                except Exception as error:  # noqa: BLE001 - it belongs to whoever awaits this record, not to the others
+                    each.written.set_exception(error)
+                else:
+                    self._tell_when_done(loop, sent, each.written)
+
+    def _tell_when_done(
+        self, loop: asyncio.AbstractEventLoop, sent: FutureRecordMetadata, written: asyncio.Future[RecordPosition]
+    ) -> None:
+        """Let the thread say how it ended; the loop is woken once for all that the thread says before it looks."""
+
+        def tell(answer: RecordPosition | BaseException) -> None:
+            self._answered.append((written, answer))
+            if not self._is_telling:
+                self._is_telling = True
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(self._settle)
+
+        sent.add_callback(lambda told: tell(RecordPosition(told.partition, told.offset))).add_errback(tell)
+
+    def _settle(self) -> None:
+        self._is_telling = False  # before looking: what the thread says from now on wakes the loop again
+        while self._answered:
+            written, answer = self._answered.popleft()
             if written.done():
-                return
+                continue
             if isinstance(answer, BaseException):
                 written.set_exception(answer)
             else:
                 written.set_result(answer)
-
-        def tell(answer: RecordPosition | BaseException) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, answer)
-
-        producer.send(topic, key=key, value=value, headers=headers).add_callback(
-            lambda told: tell(RecordPosition(told.partition, told.offset))
-        ).add_errback(tell)
-        return await written
 
     async def _know(self, topic: str, producer: KafkaProducer) -> None:
         """Look at a topic for the first time; the library would block the loop for it."""
@@ -242,6 +289,18 @@ def _ask_for_a_new_id_after_a_reset(producer: KafkaProducer) -> None:
             manager._current_state = TransactionState.UNINITIALIZED  # noqa: SLF001 - its own setter refuses this
 
     manager.reset_producer_id = reset
+
+
+@contextmanager
+def _woken_at_the_end(producer: KafkaProducer) -> Iterator[None]:
+    """Let the library's thread sleep meanwhile; the library would wake it for the first record of each partition."""
+    sender = producer._sender  # noqa: SLF001 - there is no other way to it
+    sender.wakeup = lambda: None
+    try:
+        yield
+    finally:
+        del sender.wakeup
+        sender.wakeup()
 
 
 @asynccontextmanager

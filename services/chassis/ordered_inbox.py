@@ -15,9 +15,9 @@ it is refetched;
 * an event that waits for room or for a slot is woken and given up at a stop or rebalance, else Faust waits for it
 without end;
 * giving up means `acked = True` on the message and nothing else: it lets Faust go on and commits nothing;
-* a handler that fails must not fill the window for ever: what cannot be read becomes a dead letter at once, a bug after
-`TRIES`;
-  only "a dependency is away" waits in place, and then the whole partition rightly waits with it.
+* a handler that fails must not fill the window for ever (`record_fate`): what cannot be read becomes a dead letter at
+  once, a bug after `TRIES`; only "a dependency is away" waits in place, and then the whole partition rightly waits with
+  it.
 
 **Pauses.** A partition whose records nearly all die of a deploy fault is paused (`partition_pauses`), so that no bad
 release pours a night's records into the dead letters. The others go on, and readiness stays true: a new process of the
@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -43,52 +43,24 @@ from typing import Any
 import faust
 import structlog
 from opentelemetry import propagate, trace
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.chassis.clock import system_clock
-from services.chassis.dead_letter import DeadKind, DeadLetter, dead_topic
-from services.chassis.errors import Kind, ServiceError
+from services.chassis.dead_letter import DeadKind
 from services.chassis.faust_app import build_app, running
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_client import Refused, Trouble
-from services.chassis.kafka_producer import BrokerAway, Producer
+from services.chassis.kafka_producer import Producer
 from services.chassis.kafka_rights import let_in
 from services.chassis.offset_tracker import OffsetTracker, Slot
 from services.chassis.partition_pauses import PartitionPauses
 from services.chassis.poison_limiter import Limits
+from services.chassis.record_fate import Record, RecordFate
 from services.chassis.retry import patiently
 from services.chassis.settings import KafkaSettings
 from services.chassis.telemetry import Health
 
 WINDOW = 200  # records of a partition between the oldest unsettled and the newest in hand: what a crash repeats
 CONCURRENCY = 64  # records in hand over all partitions
-TRIES = 5  # of a handler that fails without a reason we know: enough for a hiccup, short enough for the partition
-DEAD_LETTER_WAIT = timedelta(seconds=20)
 LOOK = 0.05  # seconds between two looks at Faust's state; it has no signal before it waits for the events in hand
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record as a handler gets it."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes
-    value: bytes
-    headers: Mapping[str, bytes]
-    timestamp: datetime
-    """When the producer made it (CreateTime)."""
-    epoch: int
-    """Generation of the consumer group: a newer one has taken over from every older one."""
-
-
-class Poison(Exception):
-    """A record that no retry can make readable. Its text is the dead letter's reason: for people, no personal data."""
-
-    def __init__(self, reason: str, kind: DeadKind = DeadKind.UNDECODABLE) -> None:
-        """Say why, in a sentence and in a word."""
-        super().__init__(reason)
-        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,51 +73,6 @@ class Taken:
 
 class ConsumerEndedError(ConnectionError):
     """Faust stopped without being asked to."""
-
-
-class TryAgainError(Exception):
-    """Inner signal: the handler did not settle the record this time."""
-
-
-@dataclass(frozen=True, slots=True)
-class InboxMetrics:
-    """What an inbox tells; labels are the topics of one process."""
-
-    records: Counter
-    restarts: Counter
-    refusals: Counter
-    in_hand: Gauge
-    paused: Gauge
-
-    @classmethod
-    def on(cls, registry: CollectorRegistry) -> InboxMetrics:
-        """Register the metrics; one per process."""
-        return cls(
-            records=Counter(
-                "inbox_records",
-                "Records settled, by outcome: handled, dead_lettered; and given_up, to come again.",
-                ["topic", "outcome"],
-                registry=registry,
-            ),
-            restarts=Counter(
-                "inbox_restarts", "Times a consumer was built anew after it failed.", ["topic"], registry=registry
-            ),
-            refusals=Counter(
-                "inbox_refusals",
-                "Times a consumer was not let in: denied (password, rights), broker_untrusted (certificate).",
-                ["topic", "reason"],
-                registry=registry,
-            ),
-            in_hand=Gauge(
-                "inbox_records_in_hand", "Records taken and not yet acknowledged.", ["topic"], registry=registry
-            ),
-            paused=Gauge(
-                "inbox_partitions_paused",
-                "Partitions of this process that wait for a mended release. Page on anything but 0.",
-                ["topic"],
-                registry=registry,
-            ),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +121,6 @@ class OrderedInbox:
         self._settings = settings
         self._group = group
         self._topic = topic
-        self._handle = handle
-        self._producer = producer
         self._metrics = metrics
         self._health = health or Health()  # nobody's, when the process can serve without this inbox
         self._options = options or InboxOptions()
@@ -212,8 +137,15 @@ class OrderedInbox:
         self._stopping = asyncio.Event()
         self._broken = asyncio.Event()
         self._refused_because = ""
-        self._on_dead = on_dead
         self._log = structlog.get_logger().bind(topic=topic, group=group)
+        self._fate = RecordFate(
+            group,
+            handle=handle,
+            producer=producer,
+            buried_in=self._options.buried_in,
+            on_dead=on_dead,
+            log=self._log,
+        )
         self._pauses = PartitionPauses(
             self._options.limits, paused=metrics.paused.labels(topic), changed=self._changed, log=self._log
         )
@@ -424,76 +356,15 @@ class OrderedInbox:
         tracer = trace.get_tracer(__name__)
         parent = propagate.extract({name: value.decode("latin-1") for name, value in record.headers.items()})
         with tracer.start_as_current_span(f"process {record.topic}", context=parent, kind=trace.SpanKind.CONSUMER):
-            poison = await self._try(record)
+            poison = await self._fate.handle(record)
             if not self._pauses.may_settle(slot, poison.kind if poison else None):
                 if slot.epoch == self._tracker.epoch:  # else a handler took the order to end for an error of its own
                     self._pauses.hold(slot)
                 return None
             if poison is None:
                 return "handled"
-            await self._bury(record, poison)
+            await self._fate.bury(record, poison)
             return "dead_lettered"
-
-    async def _try(self, record: Record) -> Poison | None:
-        """Handle until it works; return why it never can."""
-        faults = 0
-
-        async def once() -> Poison | None:
-            nonlocal faults
-            try:
-                await self._handle(record)
-            except Poison as poison:
-                return poison
-            except Exception as error:
-                if not _is_away(error):
-                    faults += 1
-                    self._log.exception("record_failed", partition=record.partition, offset=record.offset, tries=faults)
-                if faults >= TRIES:
-                    reason = f"the handler failed {TRIES} times with {type(error).__name__}; the log has the traceback"
-                    return Poison(reason, DeadKind.HANDLER_FAILED)
-                raise TryAgainError from error
-            return None
-
-        return await patiently(once, what=f"handler of {record.topic}", on=(TryAgainError,), within=None)
-
-    async def _bury(self, record: Record, poison: Poison) -> None:
-        """Publish the dead letter and tell of it; until both are done the record has not settled."""
-        place = record.topic, record.partition, record.offset
-        letter = DeadLetter(*place, self._group, system_clock(), poison.kind, str(poison))
-        topic = dead_topic(record.topic, self._options.buried_in)
-        headers = letter.headers(record.headers)
-
-        async def write() -> None:
-            await self._producer.write(topic, record.key, record.value, headers, within=DEAD_LETTER_WAIT)
-
-        await patiently(write, what=f"dead letters of {record.topic}", on=(BrokerAway,), within=None)
-        self._log.error(
-            "record_dead_lettered",
-            partition=record.partition,
-            offset=record.offset,
-            kind=poison.kind.value,
-            reason=letter.reason,
-        )
-        await patiently(
-            lambda: self._tell(record, poison.kind),
-            what=f"telling of a dead letter of {record.topic}",
-            on=(TryAgainError,),
-            within=None,
-        )
-
-    async def _tell(self, record: Record, kind: DeadKind) -> None:
-        if self._on_dead is None:
-            return
-        try:
-            await self._on_dead(record, kind)
-        except Exception as error:
-            if _is_away(error):
-                raise TryAgainError from error
-            self._log.exception("dead_letter_not_told", partition=record.partition, offset=record.offset)
-
-
-def _is_away(error: Exception) -> bool:
-    return isinstance(error, BrokerAway) or (isinstance(error, ServiceError) and error.kind is Kind.UNAVAILABLE)
 
 
 def _record(message: Any) -> Record:

@@ -16,9 +16,10 @@ from prometheus_client import CollectorRegistry
 
 from services.chassis.clock import system_clock
 from services.chassis.grpc_server import Callers, grpc_server, probe_server, read_callers, read_tls
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import Producer, producing
 from services.chassis.keyring import Keyring, read_keyring
-from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, inbox_running
+from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files

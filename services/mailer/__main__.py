@@ -17,9 +17,10 @@ import structlog
 
 from services.chassis.clock import system_clock
 from services.chassis.grpc_server import probe_server
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import Producer, producing
 from services.chassis.keyring import Keyring, read_keyring
-from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, inbox_running
+from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry

@@ -12,16 +12,19 @@ from kip.otp.v1 import otp_service_pb2_grpc
 
 from services.chassis.clock import system_clock
 from services.chassis.grpc_server import grpc_server, probe_server, read_callers, read_tls
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import producing
 from services.chassis.keyring import read_keyring
-from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, inbox_running
+from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
 from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
+from services.otp.actions.admit import AdmitLetter, RestrainReissue
 from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
+from services.otp.actions.guard import GuardGuesses, WatchGuesses
 from services.otp.actions.issue import IssueCode
 from services.otp.actions.resend import ResendCode
 from services.otp.actions.sweep import AnnounceEntries, SweepOutbox
@@ -35,15 +38,18 @@ from services.otp.outbound.kafka_events import KafkaEncoder, KafkaEvents
 from services.otp.outbound.kafka_queue import queue_sampled
 from services.otp.outbound.keyring_mint import KeyringMint
 from services.otp.outbound.redis_changes import RedisChanges
+from services.otp.outbound.redis_quotas import RedisQuotas
 from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
+from services.otp.outbound.redis_tally import RedisTally
 from services.otp.outbound.sealed_parts import KeyringSealer
 from services.otp.outbound.yaml_policy import read_policy
-from services.otp.ports import ChallengeStore, StoreUnavailable
-from services.otp.rules.challenge import Challenge
-from services.otp.rules.policy import Policy, Purpose
+from services.otp.ports import ChallengeStore, Queue, StoreUnavailable
+from services.otp.rules.policy import Policy
 from services.otp.settings import OtpSettings
 
+TELL_ADMISSION_PAUSE = timedelta(seconds=1)
 SWEEP_PAUSE = timedelta(seconds=1)
+WATCH_GUESSES_PAUSE = timedelta(seconds=2)
 CONCLUDE_PAUSE = timedelta(seconds=5)
 SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers in 10 ms
 
@@ -77,10 +83,20 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         announce = AnnounceEntries(store, KafkaEvents(producer, metrics))
         parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
         mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
+        quotas = RedisQuotas(redis, metrics)
+        admit = AdmitLetter(quotas, queue, policy.limits, index_keys=index_keys)
+        restraint = RestrainReissue(admit, mint, system_clock)
+        verify = VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys, restraint=restraint)
+        guard = GuardGuesses(verify, quotas, policy.limits, index_keys=index_keys)
+        guard.on_full.append(lambda by: metrics.limits_reached.labels(by).inc())
+        tally = RedisTally(redis, metrics, system_clock)
+        watch = WatchGuesses(guard, tally, policy.limits.failure_ratio, policy.strictness)
         verbs = OtpVerbs(
-            issue=IssueCode(store, mint, announce, queue, policy, handle_keys=handle_keys, index_keys=index_keys),
-            resend=ResendCode(store, mint, announce, queue, policy),
-            verify=VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys, restraint=nothing_forbids),
+            issue=IssueCode(
+                store, mint, announce, queue, policy, admit=admit, handle_keys=handle_keys, index_keys=index_keys
+            ),
+            resend=ResendCode(store, mint, announce, queue, policy, admit=admit),
+            guard=guard,
             get=GetChallenge(store, queue, policy),
             watch=WatchChallenge(store, queue, announce, policy),
             cancel=CancelChallenge(store, announce, policy),
@@ -91,9 +107,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
             settings,
             group=GROUP,
             topic=MAIL_DELIVERY,
-            handle=DeliveryInbox(
-                FollowDelivery(store, mint, announce, policy, restraint=nothing_forbids), queue, metrics
-            ),
+            handle=DeliveryInbox(FollowDelivery(store, mint, announce, policy, restraint=restraint), queue, metrics),
             producer=producer,
             metrics=InboxMetrics.on(registry),
             options=InboxOptions(drain_grace=settings.drain_grace),
@@ -121,13 +135,11 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
             stopping,
             following,
             changes.listen(),
-            sweep_for_ever(SweepOutbox(store, announce), store, metrics),
+            sweep_for_ever(SweepOutbox(store, announce), store, queue, metrics),
+            tell_admission_for_ever(admit, policy, metrics),
             conclude_for_ever(ConcludeChallenges(store, policy)),
+            watch_guesses_for_ever(watch, policy, metrics),
         )
-
-
-async def nothing_forbids(_challenge: Challenge, _purpose: Purpose) -> None:
-    """Fulfils `Restraint` while there are no limits but the budget of a challenge and its cooldowns."""
 
 
 def share_of_all(inboxes: Sequence[OrderedInbox]) -> float:
@@ -156,12 +168,41 @@ async def conclude_for_ever(conclude: ConcludeChallenges) -> None:
         await asyncio.sleep(CONCLUDE_PAUSE.total_seconds())
 
 
-async def sweep_for_ever(sweep: SweepOutbox, store: ChallengeStore, metrics: OtpMetrics) -> None:
+async def watch_guesses_for_ever(watch: WatchGuesses, policy: Policy, metrics: OtpMetrics) -> None:
+    """Look every few seconds whether somebody is guessing, and tell when that begins and ends."""
+    while True:
+        before = policy.strictness.is_on
+        try:
+            tally = await watch()
+            metrics.failed_ratio.set(tally.ratio)
+            metrics.attempts_halved.set(policy.strictness.is_on)
+            if policy.strictness.is_on is not before:
+                structlog.get_logger().warning("attempts_halved", now=policy.strictness.is_on, ratio=tally.ratio)
+        except StoreUnavailable:
+            structlog.get_logger().warning("guesses_not_counted", why="store away")
+        await asyncio.sleep(WATCH_GUESSES_PAUSE.total_seconds())
+
+
+async def tell_admission_for_ever(admit: AdmitLetter, policy: Policy, metrics: OtpMetrics) -> None:
+    """Export every second how many are refused, and tell in the log when that begins and ends."""
+    refusing = dict.fromkeys(policy.purposes, False)
+    while True:
+        for purpose in policy.purposes.values():
+            share, is_refusing = admit.refusing(purpose.deadline, system_clock())
+            metrics.admission_refused.labels(purpose.name).set(share)
+            if is_refusing is not refusing[purpose.name]:
+                refusing[purpose.name] = is_refusing
+                structlog.get_logger().warning("admission_turned", purpose=purpose.name, refusing=is_refusing)
+        await asyncio.sleep(TELL_ADMISSION_PAUSE.total_seconds())
+
+
+async def sweep_for_ever(sweep: SweepOutbox, store: ChallengeStore, queue: Queue, metrics: OtpMetrics) -> None:
     """Sweep the outbox every second; a store that is away is away for the sweep too."""
     while True:
         try:
             waiting = await sweep()
             oldest = await store.outbox_oldest() if waiting else None
+            queue.unpublished(waiting)
             metrics.outbox.set(waiting)
             metrics.outbox_oldest.set(oldest.timestamp() if oldest else 0)
             metrics.outbox_swept.set_to_current_time()

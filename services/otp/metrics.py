@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-REQUEST_OUTCOMES = ("queued", "joined", "repeated", "too_soon")
+REQUEST_OUTCOMES = ("queued", "joined", "repeated", "too_soon", "limit_reached", "overloaded")
 CAUSES = ("requested", "resent", "reissued")
 RESEND_OUTCOMES = ("queued", "still_queued", "not_yet", "not_open")
 VERDICTS = ("accepted", "wrong", "expired", "locked", "used", "unknown")
 CODE_FATES = ("in_time", "late", "never", "unproved")
 RINGS = ("code", "seal_code")
 PROMPT = ("yes", "no")
+LIMITS = ("subject", "address", "client", "domain", "system", "guesses_client", "guesses_caller")
 FATES = ("handed_over", "deferred", "delivered", "bounced", "refused", "dropped")
 
 
@@ -27,10 +28,29 @@ class OtpMetrics:
             ["purpose", "outcome"],
             registry=registry,
         )
+        self.limits_reached = _counter(
+            registry,
+            "otp_limits_reached",
+            "Letters and guesses refused by a limit of the policy, by what it counts; by several: counted for each.",
+            limit=LIMITS,
+        )
+        self.admission_refused = _of_policy(
+            registry,
+            "otp_admission_refused_ratio",
+            "Share of those who ask that is refused now, because a letter would wait longer than people do; 0 to 1.",
+        )
         self.letters = Counter("otp_letters", "Letters queued, by who wanted them.", ["cause"], registry=registry)
         self.resends = Counter("otp_resends", "Clicks for another letter, by outcome.", ["outcome"], registry=registry)
         self.cancels = Counter("otp_cancels", "Handles given back.", registry=registry)
         self.verdicts = Counter("otp_verifications", "Typed codes judged, by verdict.", ["result"], registry=registry)
+        self.failed_ratio = Gauge(
+            "otp_guess_failure_ratio",
+            "Share of the entries of the last 5 to 10 minutes that were wrong, over all processes.",
+            registry=registry,
+        )
+        self.attempts_halved = Gauge(
+            "otp_attempts_halved", "1 while attempts are halved because of that share, else 0. Page.", registry=registry
+        )
         self.deliveries = Counter(
             "otp_deliveries_followed",
             "Delivery events merged, by fate; `unknown` names no challenge of ours.",

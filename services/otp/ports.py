@@ -15,12 +15,16 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.chassis.errors import Kind, ServiceError, Words
+from services.otp.rules.admission import Load
 from services.otp.rules.announcement import Announcement
 from services.otp.rules.challenge import Challenge, Fresh, Stall
 from services.otp.rules.code_fate import Milestone
+from services.otp.rules.guesses import Tally
 from services.otp.rules.outlook import Outlook
 from services.otp.rules.policy import Purpose
+from services.otp.rules.quota import LetterAsked, NoRoom, Quota
 from services.otp.rules.subject import Subject
+from services.otp.rules.verdict import Verdict
 
 SHARDS = 256
 COMMIT_TRIES = 64
@@ -227,6 +231,41 @@ class ChallengeStore(Protocol):
         """Let `over` not return them any more; harmless when repeated."""
 
 
+class QuotaStore(Protocol):
+    """Keeps what was taken of limits, under the store's clock. Raises `StoreUnavailable` when it cannot know.
+
+    What each call means: `rules/quota`. Buckets are apart, and so are calls about them: nothing is atomic over two.
+    """
+
+    async def take(self, token: str, quotas: Sequence[Quota]) -> list[timedelta]:
+        """Take one of each quota that has room; a token that took from one already takes no more of it.
+
+        Returns:
+            for each, how long to wait before one fits; 0 where the token has its take.
+        """
+
+    async def give_back(self, token: str, quotas: Sequence[Quota]) -> None:
+        """Undo what a token took, as if it never had; harmless for one that did not, and when repeated."""
+
+
+class GuessTally(Protocol):
+    """Counts, over all processes, what was compared."""
+
+    async def add(self, seen: Tally) -> Tally:
+        """Add what was compared here; return what was compared everywhere in the last 5 to 10 minutes.
+
+        Raises:
+            StoreUnavailable: not known; it was added or not.
+        """
+
+
+class Judge(Protocol):
+    """Judges what a citizen typed; fulfilled by `verify`."""
+
+    async def __call__(self, caller: str, handle: str, typed: str, idempotency_key: str, now: datetime) -> Verdict:
+        """Judge. Raises as `verify` does: after `StoreUnavailable` nobody knows what was compared."""
+
+
 class EventSink(Protocol):
     """Hands events to the road between services."""
 
@@ -247,6 +286,27 @@ class Announce(Protocol):
         Returns:
             where the letters that were acknowledged in time stand, by `OutboxEntry.letter`.
         """
+
+
+class Toll(Protocol):
+    """What one call of a verb has taken of limits for the letter that it is about to make."""
+
+    async def settle(self, letter: LetterAsked | None) -> NoRoom | None:
+        """Take what the letter costs of every limit, once, or say why not; without a letter give back what was taken.
+
+        To be called with each decision, before it is committed. What is refused leaves everything as it was, but for
+        the client's limit. Nothing is given back by itself: what a crash leaves taken is found when its token repeats.
+
+        Raises:
+            StoreUnavailable: not known; something may have been taken, which the repeat finds.
+        """
+
+
+class Admit(Protocol):
+    """Lets every verb that makes letters ask whether one more may be made; fulfilled by `admit`."""
+
+    def __call__(self, now: datetime) -> Toll:
+        """Return the toll of one call of a verb; `now` is this host's time, used to choose keys only. Does no I/O."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +372,12 @@ class Queue(Protocol):
         `now` is of whatever clock the caller tells time by, and so is `leaves_at`. For one sample and one `now`, a
         later place never leaves earlier.
         """
+
+    def load(self, challenge_id: str) -> Load:
+        """Return what is known of the queue for a letter of that challenge, if it were asked for now."""
+
+    def unpublished(self, letters: int) -> None:
+        """Hear how many letters wait in the outbox; the last number counts."""
 
     def handed_over(self, at: datetime) -> None:
         """Hear that the relay took a letter then; to be told once for each. Old news teaches nothing."""

@@ -12,9 +12,11 @@ import random
 import sys
 from pathlib import Path
 
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import producing
-from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, Record, inbox_running
+from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
 from services.chassis.process import Stopping, run, until_stopped
+from services.chassis.record_fate import Record
 from services.chassis.settings import KafkaSettings, Profile
 from services.chassis.telemetry import Health, configure_telemetry, new_registry
 

@@ -15,7 +15,7 @@ from redis.crc import key_slot
 from deploy.dev.valkey_server import ValkeyServer
 from services.otp.outbound.redis_changes import hint_channel
 from services.otp.outbound.redis_store import challenge_key, ends_key, outbox_key, redis_client, subject_key
-from services.otp.ports import SHARDS, Position
+from services.otp.ports import SHARDS, OutboxEntry, Position
 from tests.conditions import eventually
 from tests.contract.challenge_stores import (
     DATABASE,
@@ -83,6 +83,7 @@ async def overheard(redis: Redis) -> AsyncIterator[Overhearing]:
     store = redis_store(redis)
     await store.load(0)
     await store.note_watched(store.mint_id("", ""), (await store.load(0)).now)
+    await store.published([(OutboxEntry(0, "1-0", {}), STANDS)])
     await store.commit(0)  # each script is known to the server from here on, and runs once a call
     async with Overhearing(redis) as overhearing:
         yield overhearing

@@ -21,8 +21,8 @@ from redis.asyncio import Redis
 
 from deploy.dev.valkey_server import ValkeyServer
 from services.otp.metrics import OtpMetrics
+from services.otp.outbound.redis_calls import APART_AT_ONCE
 from services.otp.outbound.redis_store import (
-    CALLS_AT_ONCE,
     RedisChallengeStore,
     challenge_key,
     claim_key,
@@ -305,7 +305,7 @@ async def test_a_crowd_that_waits_its_turn_is_no_server_that_is_away(rig: Rig, m
     monkeypatch.setattr(rig.redis, "time", slowly)
     started = time.monotonic()
 
-    await asyncio.gather(*(store.ping() for _ in range(2 * CALLS_AT_ONCE)))
+    await asyncio.gather(*(store.ping() for _ in range(2 * APART_AT_ONCE)))
 
     assert time.monotonic() - started > within.total_seconds(), "the second half waited and was answered"
 

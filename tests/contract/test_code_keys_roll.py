@@ -27,6 +27,7 @@ from services.otp.ports import KeysUnknown, OutboxEntry
 from services.otp.rules.verdict import Accepted, Wrong
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.otp import POLICY, PURPOSE, InMemoryChallengeStore, InMemoryQueue, LeavesIt, ring
+from tests.fakes.otp_quotas import AdmitsAll
 from tests.fakes.otp_restraint import InMemoryRestraint
 from tests.unit.otp.desk import REQUEST
 
@@ -57,7 +58,7 @@ class Replica:
         self._announced = LeavesIt()
         mint = KeyringMint(KeyringSealer(SEALING), self.code_keys, store.clock)
         rings = {"handle_keys": ring("h1", 2), "index_keys": ring("i1", 3)}
-        self._issue = IssueCode(store, mint, self._announced, InMemoryQueue(), POLICY, **rings)
+        self._issue = IssueCode(store, mint, self._announced, InMemoryQueue(), POLICY, admit=AdmitsAll(), **rings)
         self.verify = VerifyCode(
             store,
             mint,

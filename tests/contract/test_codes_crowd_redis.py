@@ -30,6 +30,7 @@ from services.otp.rules.verdict import Accepted, Locked, Used, Verdict, Wrong
 from tests.contract.challenge_stores import DATABASE, PATIENT, Server
 from tests.fakes.clock import NOON
 from tests.fakes.otp import PURPOSE, Drawer, EventList, InMemoryQueue, named, ring
+from tests.fakes.otp_quotas import AdmitsAll
 from tests.fakes.otp_restraint import InMemoryRestraint
 from tests.unit.otp.desk import REQUEST
 
@@ -46,7 +47,7 @@ class Replica:
         self.store = store
         announce = AnnounceEntries(store, EventList())
         rings = {"handle_keys": ring("h1", 2), "index_keys": ring("i1", 3)}
-        self.issue = IssueCode(store, mint, announce, InMemoryQueue(), POLICY, **rings)
+        self.issue = IssueCode(store, mint, announce, InMemoryQueue(), POLICY, admit=AdmitsAll(), **rings)
         self.verify = VerifyCode(
             store, mint, announce, InMemoryQueue(), POLICY, code_keys=CODE_KEYS, restraint=InMemoryRestraint()
         )

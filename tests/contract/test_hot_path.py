@@ -16,6 +16,7 @@ IMPORTED_BY = {
         "services.lagwatch.outbound.kafka_letters",
         "services.lagwatch.outbound.kafka_offsets",
         "services.lagwatch.outbound.kafka_queue",
+        "services.lagwatch.outbound.kafka_reader",
         "services.otp.outbound.kafka_queue",  # samples how far the mailer is
         "services.otp.outbound.redis_store",  # its murmur2 chooses the shard, as it chooses partitions
     },
@@ -27,13 +28,17 @@ IMPORTED_BY = {
     "redis": {
         "services.mailer.outbound.redis_ledger",
         "services.mailer.outbound.redis_receipts",
+        "services.otp.outbound.redis_batches",
+        "services.otp.outbound.redis_calls",
         "services.otp.outbound.redis_changes",
+        "services.otp.outbound.redis_quotas",
         "services.otp.outbound.redis_store",
+        "services.otp.outbound.redis_tally",
     },
     "prometheus_client": {
         "services.chassis.grpc_gate",
         "services.chassis.grpc_server",
-        "services.chassis.ordered_inbox",
+        "services.chassis.inbox_metrics",
         "services.chassis.partition_pauses",
         "services.chassis.telemetry",
         "services.dossier.__main__",

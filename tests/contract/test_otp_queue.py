@@ -154,9 +154,10 @@ class TestKafka(QueueContract):
             hands = parts.enter_context(real_queues(kafka.address))
             hands.create(topic, partitions=2)
             queue = KafkaQueue(
-                lambda: AdminReader.opened(laptop(kafka.address), group, topic),
+                lambda: AdminReader.opened(laptop(kafka.address), {topic: group}),
                 system_clock,
                 OtpMetrics(CollectorRegistry(), []),
+                topic,
             )
             parts.push_async_callback(queue.close)
             yield KafkaWorld(hands, queue, topic, group)

@@ -11,7 +11,7 @@ from kip.otp.v1 import otp_events_pb2
 from pydantic import TypeAdapter
 
 from deploy.create_topics import CONSUMED, TIERS, TOPICS
-from deploy.kafka_acls import OPERATOR, rights
+from deploy.kafka_acls import OPERATOR, is_sampled, rights
 from services.chassis import lane
 from services.chassis.events import Envelope
 from services.chassis.ordered_inbox import WINDOW
@@ -27,7 +27,7 @@ from services.mailer.rules.schedule import Schedule, Tier
 from services.mailer.settings import Delays, MailerSettings
 from services.otp.inbound import kafka_inbox as otp_inbox
 from services.otp.outbound.kafka_events import CODE_REQUESTED
-from services.otp.outbound.kafka_queue import MAILER_GROUP
+from services.otp.outbound.kafka_queue import MAILER_GROUP, lane_queues
 from services.otp.rules import outlook
 from tests.quality.rights_table import stated_rights
 from tests.quality.source_code import ROOT, SERVICES, quoted, service_modules, table_with, texts
@@ -92,6 +92,14 @@ def test_the_tiers_of_the_settings_are_those_that_are_created_and_kept_as_long_a
     assert all(tier.delay * 2 < timedelta(milliseconds=orders[tier.lane].retention_ms) for tier in tiers())
 
 
+def test_otp_samples_everything_that_waits_for_the_slots_of_codes() -> None:
+    waiting = [topic for topic in TOPICS if is_sampled(topic)]
+
+    assert lane_queues() == {topic.name: topic.group for topic in waiting}
+    assert next(iter(lane_queues())) == CODE_REQUESTED
+    assert len(waiting) == 1 + sum(tier.lane == "otp" for tier in tiers())
+
+
 def test_the_mailer_alone_writes_and_reads_the_tiers() -> None:
     assert {tier_topic(tier) for tier in tiers()} == RETRIED
     assert {LIVING[name]["from"] for name in RETRIED} == {"mailer"}
@@ -140,7 +148,7 @@ def test_a_short_queue_is_what_the_mailer_takes_in_hand_at_once() -> None:
     assert outlook.WINDOW == lane.WINDOW == WINDOW
 
 
-@pytest.mark.parametrize("name", ["FRESH", "YOUNG", "STILL", "STILL_TURNS", "LEARNING", "LEAST_LEARNING"])
+@pytest.mark.parametrize("name", ["FRESH", "YOUNG", "STILL", "STILL_TURNS"])
 def test_otp_and_lagwatch_mean_the_same_by_a_queue_that_waits(name: str) -> None:
     assert getattr(outlook, name) == getattr(lane, name)
 

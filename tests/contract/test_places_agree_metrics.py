@@ -6,6 +6,7 @@ And what is exported is fit to be scraped: few series, each label set there from
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from functools import cache
 
 import grpc
@@ -21,9 +22,11 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from deploy.create_topics import TIERS, TOPICS
 from services.chassis.clock import system_clock
 from services.chassis.grpc_gate import CallMetrics
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_client import Trouble
-from services.chassis.lag import PartitionLag, Queue, QueueLag
-from services.chassis.ordered_inbox import InboxMetrics
+from services.chassis.lag import PartitionReading, QueueLag, lag_of
+from services.chassis.lane import Flow, LaneLag
+from services.chassis.settings import Profile
 from services.chassis.telemetry import exemplar, loop_lag, new_registry
 from services.dossier.metrics import DossierMetrics
 from services.lagwatch.metrics import LagwatchMetrics
@@ -35,7 +38,6 @@ from services.otp.metrics import OtpMetrics
 from services.otp.outbound.yaml_policy import read_policy
 from services.otp.rules.generation import CodeFate
 from services.otp.settings import PACKAGED_POLICY
-from tests.fakes.clock import NOON
 from tests.quality.source_code import ROOT, SERVICES, quoted, section
 from tests.servers.prometheus_tools import checked
 
@@ -70,19 +72,26 @@ def declare(service: str, registry: CollectorRegistry) -> None:
         case "dossier":
             DossierMetrics(registry)
         case "lagwatch":
-            board = LagwatchMetrics(registry, system_clock, Reason)
-            partitions = {topic.name: topic.partitions for topic in TOPICS}
-            for queue in LagwatchSettings.model_fields["queues"].default.split(","):
-                group, _, topic = queue.partition("=")
-                board.show(_measured(Queue(group, topic), partitions[topic]))
+            show_letters_everywhere(registry)
 
 
-def _measured(queue: Queue, partitions: int) -> QueueLag:
-    parts = tuple(
-        PartitionLag(number, committed=0, position=0, end=1, messages=1, vanished=0, oldest_at=NOON)
-        for number in range(partitions)
-    )
-    return QueueLag(queue, parts, frozenset(), members=2, measured_at=NOON)
+def show_letters_everywhere(registry: CollectorRegistry) -> None:
+    """Register what lagwatch shows when it watches everything we have, and everywhere letters wait."""
+    settings = LagwatchSettings(profile=Profile.LAPTOP, kafka_brokers="127.0.0.1:9092")
+    board, now = LagwatchMetrics(registry, system_clock, Reason), system_clock()
+    waiting = {
+        topic.name: tuple(
+            lag_of(PartitionReading(number, 1, 0, 5, head_at=now - timedelta(minutes=1)))
+            for number in range(topic.partitions)
+        )
+        for topic in TOPICS
+    }
+    for queue in settings.queues:
+        board.show(QueueLag(queue, waiting[queue.topic], frozenset(), members=2, measured_at=now))
+    for lane in settings.lanes:
+        learnt = Flow(busy=((timedelta(seconds=30), 60),), before=LaneLag(now, waiting[lane.main.topic]))
+        board.show_lane(lane.name, lane.main, learnt)
+    board.polled(now, timedelta(0), Reason, is_whole=True)
 
 
 def declared_by(service: str) -> set[str]:

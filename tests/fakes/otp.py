@@ -31,6 +31,7 @@ from services.otp.ports import (
     PublishFailed,
     StoreUnavailable,
 )
+from services.otp.rules.admission import Load
 from services.otp.rules.announcement import Announcement, LetterWanted
 from services.otp.rules.challenge import Challenge, Fresh, SealedPart
 from services.otp.rules.code_fate import Milestone
@@ -421,6 +422,10 @@ class InMemoryQueue:
         """Letters that leave a partition in a second; none: nobody knows, and only the next has a time."""
         self.is_blind = False
         """The last sample is too old to tell anything."""
+        self.waits: list[timedelta] = []
+        """Of a letter asked for now, by partition."""
+        self.outbox = 0
+        """Letters that wait in the outbox, as last told."""
         self.heard: list[datetime] = []
         """When letters were handed over, as told."""
 
@@ -433,6 +438,16 @@ class InMemoryQueue:
         if place and self.per_second is None:
             return Outlook(place)
         return Outlook(place, whole_second(now + timedelta(seconds=place / (self.per_second or 1))))
+
+    def load(self, challenge_id: str) -> Load:
+        """Implements `Queue`: the test says the wait of each partition, `waits`; else nothing waits."""
+        partition = zlib.crc32(challenge_id.encode()) % len(self.waits) if self.waits else 0
+        wait = self.waits[partition] if self.waits else timedelta(0)
+        return Load(None if self.is_blind else wait, self.outbox, self.per_second, partition)
+
+    def unpublished(self, letters: int) -> None:
+        """Implements `Queue`."""
+        self.outbox = letters
 
     def handed_over(self, at: datetime) -> None:
         """Implements `Queue`."""

@@ -20,7 +20,7 @@ def stated_rights() -> frozenset[Right]:
             of |= {"to": [reader], "who watches": ["lagwatch"], "who puts dead letters back": ["operator"]}
         else:
             of["who reads dead letters"] = ["operator"]
-        if topic == "otp.code-requested.v1":
+        if topic == "otp.code-requested.v1" or topic.startswith("mail.retry.otp."):
             of["who samples"] = ["otp"]
         for who, users in of.items():
             for kind, operation in _each(rules[who]):

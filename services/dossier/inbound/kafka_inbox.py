@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import mail_events_pb2 as pb
 
 from services.chassis.clock import Clock
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.dossier.actions.follow import Followed, FollowNotice
 from services.dossier.metrics import DossierMetrics
 from services.dossier.rules.notice import Fate, News, NoticeId

@@ -11,18 +11,17 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
-from services.chassis.kafka_client import open_client
 from services.lagwatch.outbound.kafka_failures import KAFKA_ERRORS
 from services.lagwatch.outbound.kafka_offsets import Log
+from services.lagwatch.outbound.kafka_reader import open_reader
 
 BATCH_OCTETS = 16 * 1024
 """Per partition and fetch: what our producers put into one batch at most, so that all partitions come in one answer.
 
 A larger batch comes all the same, alone, when its partition is the first of a fetch (KIP-74)."""
 CALM_S = 1.0  # of a calm cluster's answer; one that is not calm is asked partition by partition
-FETCH_WAIT_MS = 100  # how long a broker may wait for records; it is asked only where some are
 
 
 class KafkaHeads:
@@ -39,19 +38,8 @@ class KafkaHeads:
 
     @classmethod
     def opened(cls, config: Mapping[str, Any], within: timedelta) -> KafkaHeads:
-        """Connect. Raises as `open_client` does."""
-        consumer = open_client(
-            KafkaConsumer,
-            within,
-            **config,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=BATCH_OCTETS,
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            metrics_enabled=False,
-        )
-        return cls(consumer, within)
+        """Connect. Raises as `open_reader` does."""
+        return cls(open_reader(config, within, max_partition_fetch_bytes=BATCH_OCTETS), within)
 
     def created(self, positions: Collection[tuple[TopicPartition, int]]) -> dict[tuple[TopicPartition, int], datetime]:
         """Return when the first record at or after each position was created; those that cannot be read are absent."""

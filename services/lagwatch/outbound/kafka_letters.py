@@ -16,18 +16,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kip.mailer.v1 import mail_events_pb2
 
 from services.chassis.events import read_instant
-from services.chassis.kafka_client import open_client
 from services.chassis.lag import PartitionReading, Queue
 from services.lagwatch.outbound.kafka_failures import KAFKA_ERRORS
+from services.lagwatch.outbound.kafka_reader import open_reader
 from services.lagwatch.ports import Lane, QueueReading
 
 PARTITION_OCTETS = 256 * 1024
 FETCH_OCTETS = 4 * 1024 * 1024  # of all partitions; held in memory at once
-FETCH_WAIT_MS = 100  # how long a broker may wait for records; it is asked only where some are
 LOOK_MS = 200  # then see whether what is left has no records: a fetch that finds none does not return
 POLLED = 2_000
 
@@ -50,20 +49,11 @@ class KafkaRecords:
 
     @classmethod
     def opened(cls, config: Mapping[str, Any], within: timedelta) -> KafkaRecords:
-        """Connect. Raises as `open_client` does."""
-        consumer = open_client(
-            KafkaConsumer,
+        """Connect. Raises as `open_reader` does."""
+        return cls(
+            open_reader(config, within, max_partition_fetch_bytes=PARTITION_OCTETS, fetch_max_bytes=FETCH_OCTETS),
             within,
-            **config,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=PARTITION_OCTETS,
-            fetch_max_bytes=FETCH_OCTETS,
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            metrics_enabled=False,
         )
-        return cls(consumer, within)
 
     def read(self, spans: Mapping[TopicPartition, tuple[int, int]], take: Take) -> dict[TopicPartition, int]:
         """Hand every record of the spans (first offset, offset behind the last) to `take`, in order within each.

@@ -14,7 +14,7 @@ from kip.otp.v1 import otp_events_pb2
 
 from services.chassis.dead_letter import DeadKind
 from services.chassis.keyring import MOST_DIGITS, Keyring, Seal, SealBroken
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.chassis.telemetry import exemplar
 from services.mailer.actions.bury import BuryLetter
 from services.mailer.actions.defer import DeferLetter

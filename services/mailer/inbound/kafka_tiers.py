@@ -15,7 +15,7 @@ from datetime import datetime
 
 from services.chassis.clock import Clock
 from services.chassis.events import read_instant
-from services.chassis.ordered_inbox import Record
+from services.chassis.record_fate import Record
 from services.mailer.outbound.kafka_retries import NOT_BEFORE
 from services.mailer.rules.schedule import Tier
 

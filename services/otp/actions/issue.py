@@ -1,9 +1,10 @@
-"""Issue a code: claim the key, decide, commit, announce.
+"""Issue a code: claim the key, decide, take what a new letter costs of every limit, commit, announce.
 
-What is stored if the process dies: after the claim, the ids, so that a repeat with the same key resumes with the same
-challenge; after the commit, the challenge and the event in the outbox, so that the letter is sent although nobody
-answered the caller. The answer does not depend on Kafka: the outbox is the promise, and announcing it here only saves
-the sweep's delay.
+Who joins a letter that waits takes nothing: limits are on letters. What is stored if the process dies: after the claim,
+the ids, so that a repeat with the same key resumes with the same challenge; after the taking, what was taken, which the
+repeat finds and takes no second time; after the commit, the challenge and the event in the outbox, so that the letter
+is sent although nobody answered the caller. The answer does not depend on Kafka: the outbox is the promise, and
+announcing it here only saves the sweep's delay.
 
 Index keys roll without forgetting: claims and subjects are looked for under every key of the ring, newest first, and a
 subject that is found stays where it is.
@@ -22,6 +23,7 @@ from services.chassis.keyring import Key, Keyring, UnknownKey, mac, pseudonym
 from services.otp.ports import (
     ANNOUNCE_WITHIN,
     COMMIT_TRIES,
+    Admit,
     Announce,
     ChallengeStore,
     Claim,
@@ -38,6 +40,8 @@ from services.otp.rules.announcement import announcements
 from services.otp.rules.challenge import Challenge, Fresh, Handle
 from services.otp.rules.handle import handle_text
 from services.otp.rules.policy import Policy, Purpose
+from services.otp.rules.quota import LetterAsked
+from services.otp.rules.refusal import not_admitted
 from services.otp.rules.request import GivenBack, Joined, Queued, Repeated, TooSoon, Wish, decide_request
 from services.otp.rules.subject import Subject, subject_parts
 from services.otp.rules.view import ChallengeView, seen_by
@@ -88,6 +92,8 @@ class RequestCode:
     """`vi`, `en` or empty for the policy's default."""
     context: str
     decoy: bool
+    client: str = ""
+    """The network of the citizen's device, of `network_of`; empty when the caller does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +128,14 @@ class IssueCode:
         queue: Queue,
         policy: Policy,
         *,
+        admit: Admit,
         handle_keys: Keyring,
         index_keys: Keyring,
     ) -> None:
         """Take the ports and the rings it names things with."""
         self._store = store
         self._mint = mint
+        self._admit = admit
         self._announce = announce
         self._queue = queue
         self._policy = policy
@@ -138,7 +146,7 @@ class IssueCode:
         """Issue; `now` is this host's time, used to choose keys only. Instants of the challenge are the store's.
 
         Raises:
-            UnknownPurpose, IdempotencyKeyReused, QuotaExceeded: as they say.
+            UnknownPurpose, IdempotencyKeyReused, QuotaExceeded, LimitReached, Overloaded: as they say.
             StoreUnavailable: nothing is known; repeat with the same key.
             KeysUnknown: a key is not rolled out here yet; repeat with the same key.
         """
@@ -154,7 +162,9 @@ class IssueCode:
         names = [_names(key, request) for key in self._index_keys.accepting(now)]
         claim, claimed_as, is_new = await self._claimed(request, names, now)
         resumed_until = None if is_new else claim.claimed_at + purpose.challenge_life
-        decided, loaded = await self._decide_and_commit(request, purpose, claim, names, resumed_until)
+        decided, loaded = await self._decide_and_commit(
+            request, purpose, claim, names, resumed_until=resumed_until, now=now
+        )
         if decided.challenge.id != claim.challenge_id:
             await self._store.settle_claim(claimed_as, replace(claim, challenge_id=decided.challenge.id))
         return self._issued(request, purpose, claim, decided, loaded)
@@ -168,13 +178,18 @@ class IssueCode:
                 return standing, older.claim, False
         minted = Claim(
             fingerprint=names[0].fingerprint,
-            challenge_id=self._store.mint_id(request.purpose, request.subject),
+            challenge_id=self._minted_id(request),
             handle_kid=self._handle_keys.minting(now).kid,
             claimed_at=now,
         )
         claim = await self._store.claim(names[0].claim, minted)
         _demand_same_body(claim, names[0])
         return claim, names[0].claim, claim == minted
+
+    def _minted_id(self, request: RequestCode) -> str:
+        """Mint two ids, and take the one whose letter would leave earlier: partitions that are slow get fewer."""
+        ids = [self._store.mint_id(request.purpose, request.subject) for _ in range(2)]
+        return min(ids, key=lambda challenge_id: self._queue.load(challenge_id).told_wait)
 
     def _issued(
         self,
@@ -222,9 +237,17 @@ class IssueCode:
         return mac(key, "kip-handle-v1", challenge_id, request.caller, request.idempotency_key)
 
     async def _decide_and_commit(
-        self, request: RequestCode, purpose: Purpose, claim: Claim, names: list[_Names], resumed_until: datetime | None
+        self,
+        request: RequestCode,
+        purpose: Purpose,
+        claim: Claim,
+        names: list[_Names],
+        *,
+        resumed_until: datetime | None,
+        now: datetime,
     ) -> tuple[Queued | Joined | Repeated, Loaded]:
         """Return what was decided, and over what; a standing claim is resumed until `resumed_until`."""
+        toll = self._admit(now)
         shard = self._store.shard_of(claim.challenge_id)
         if shard is None:
             raise AssertionError("a minted id carries its shard")
@@ -240,13 +263,28 @@ class IssueCode:
             same = mine or loaded.challenges.get(subject.challenge_of(found_as.same_wish) or "")
             latest = loaded.challenges.get(subject.latest_id or "")
             wish = self._wish(request, purpose, claim, found_as)
-            decided = _granted(decide_request(wish, subject, same, latest, loaded.now))
+            outcome = decide_request(wish, subject, same, latest, loaded.now)
+            letter = self._letter(request, purpose, claim, found_as)
+            refused = await toll.settle(letter if isinstance(outcome, Queued) else None)
+            if refused is not None:
+                raise not_admitted(refused, purpose)
+            decided = _granted(outcome)
             if isinstance(decided, Repeated):
                 return decided, loaded
             positions = await self._committed(shard, decided, same, purpose, loaded.now)
             if positions is not None:
                 return decided, replace(loaded, notes={**loaded.notes, **positions})
         raise StoreUnavailable
+
+    def _letter(self, request: RequestCode, purpose: Purpose, claim: Claim, names: _Names) -> LetterAsked:
+        return LetterAsked(
+            token=claim.challenge_id,
+            subject_key=names.subject,
+            email=request.email,
+            challenge_id=claim.challenge_id,
+            deadline=purpose.deadline,
+            client=request.client,
+        )
 
     async def _subject(self, shard: int, names: list[_Names], challenge_id: str) -> tuple[_Names, Loaded]:
         """Load the subject under the newest key that knows it, else say that the minting key does not."""

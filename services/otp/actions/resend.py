@@ -1,7 +1,7 @@
-"""Resend: another letter of an open challenge, unless the last one still waits.
+"""Resend: another letter of an open challenge, unless the last one still waits; it costs what any letter costs.
 
-What is stored if the process dies: after the commit, the letter, with the name of the click that wanted it, so that its
-repeat queues no other; before it, nothing.
+What is stored if the process dies: after the taking, what was taken of limits, which the repeat finds; after the
+commit, the letter, with the name of the click that wanted it, so that its repeat queues no other; before both, nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from services.otp.ports import (
     ANNOUNCE_WITHIN,
     COMMIT_TRIES,
     NOWHERE,
+    Admit,
     Announce,
     ChallengeStore,
     Loaded,
@@ -27,6 +28,8 @@ from services.otp.rules.announcement import announcements
 from services.otp.rules.challenge import Challenge
 from services.otp.rules.handle import Opened, parse_handle
 from services.otp.rules.policy import Policy
+from services.otp.rules.quota import LetterAsked
+from services.otp.rules.refusal import not_admitted
 from services.otp.rules.renewal import NotOpen, NotYet, Resent, ResentBefore, StillQueued, decide_resend
 from services.otp.rules.view import ChallengeView, seen_by
 
@@ -54,24 +57,33 @@ Decision = Resent | StillQueued | ResentBefore | NotYet | NotOpen
 class ResendCode:
     """Verb: ask for another letter."""
 
-    def __init__(self, store: ChallengeStore, mint: Mint, announce: Announce, queue: Queue, policy: Policy) -> None:
+    def __init__(
+        self, store: ChallengeStore, mint: Mint, announce: Announce, queue: Queue, policy: Policy, *, admit: Admit
+    ) -> None:
         """Take the ports."""
         self._store = store
         self._mint = mint
+        self._admit = admit
         self._announce = announce
         self._queue = queue
         self._policy = policy
 
-    async def __call__(self, caller: str, handle: str, idempotency_key: str) -> ResendAnswer:
-        """Decide about a click. An unknown handle is not open.
+    async def __call__(
+        self, caller: str, handle: str, idempotency_key: str, now: datetime, *, client: str = ""
+    ) -> ResendAnswer:
+        """Decide about a click, from a network of `network_of`. An unknown handle is not open.
+
+        `now` is this host's time, used to choose keys only.
 
         Raises:
+            LimitReached, Overloaded: no other letter is made now.
             StoreUnavailable: not known; repeat with the same key.
             KeysUnknown: no letter can be made here yet.
         """
         parsed = parse_handle(caller, handle)
         shard = self._store.shard_of(parsed.challenge_id)
         asked_by = parsed.click(idempotency_key)
+        toll = self._admit(now)
         for _ in range(COMMIT_TRIES):
             loaded = await self._store.load(NOWHERE if shard is None else shard, challenge_ids=[parsed.challenge_id])
             opened = parsed.opens(loaded.challenges.get(parsed.challenge_id), self._policy)
@@ -80,6 +92,10 @@ class ResendCode:
             before = opened.challenge
             decided = decide_resend(before, asked_by, self._mint.again, opened.purpose, loaded.now)
             after, outcome = _settled(before, decided)
+            letter = self._letter(opened, asked_by, client) if isinstance(decided, Resent) else None
+            refused = await toll.settle(letter)
+            if refused is not None:
+                raise not_admitted(refused, opened.purpose)
             notes = loaded.notes.get(before.id)
             if after == before:
                 return self._answer(outcome, opened, after, notes.position if notes else None, loaded.now)
@@ -95,6 +111,16 @@ class ResendCode:
         if entries is None:
             return None
         return list((await self._announce(entries, within=ANNOUNCE_WITHIN)).values())
+
+    def _letter(self, opened: Opened, asked_by: bytes, client: str) -> LetterAsked:
+        return LetterAsked(
+            token=asked_by.hex(),
+            subject_key=opened.challenge.subject_key,
+            email=self._mint.part(opened.challenge).email,
+            challenge_id=opened.challenge.id,
+            deadline=opened.purpose.deadline,
+            client=client,
+        )
 
     def _answer(
         self, outcome: ResendOutcome, opened: Opened, challenge: Challenge, position: Position | None, now: datetime

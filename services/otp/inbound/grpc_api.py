@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
@@ -16,10 +16,10 @@ from kip.otp.v1 import otp_service_pb2, otp_service_pb2_grpc
 from services.chassis.clock import Clock
 from services.chassis.grpc_server import caller, demand_scope
 from services.otp.actions.cancel import CancelChallenge
+from services.otp.actions.guard import GuardGuesses
 from services.otp.actions.issue import IssueCode, QuotaExceeded, RequestCode, UnknownPurpose
 from services.otp.actions.resend import ResendCode, ResendOutcome
 from services.otp.actions.unlock import UnlockSubject
-from services.otp.actions.verify import VerifyCode
 from services.otp.actions.watch import GetChallenge, WatchChallenge
 from services.otp.inbound import grpc_fields
 from services.otp.inbound.grpc_fields import OtpFieldChecks
@@ -28,6 +28,7 @@ from services.otp.rules import verdict as verdicts
 from services.otp.rules.challenge import Stall, State
 from services.otp.rules.generation import Cause, Fate
 from services.otp.rules.policy import AdviceKind, Policy
+from services.otp.rules.refusal import LimitReached, NotAdmitted, Overloaded
 from services.otp.rules.view import Advice, ChallengeView, LetterView
 
 SERVICE_NAME = otp_service_pb2.DESCRIPTOR.services_by_name["OtpService"].full_name
@@ -75,6 +76,8 @@ ADVICE = {
     AdviceKind.ASK_AGAIN: otp_service_pb2.ADVICE_KIND_ASK_AGAIN,
 }
 
+REFUSALS = {QuotaExceeded: "too_soon", LimitReached: "limit_reached", Overloaded: "overloaded"}
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -84,7 +87,7 @@ class OtpVerbs:
 
     issue: IssueCode
     resend: ResendCode
-    verify: VerifyCode
+    guard: GuardGuesses
     get: GetChallenge
     watch: WatchChallenge
     cancel: CancelChallenge
@@ -108,9 +111,10 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         del context
         wish = _request(request)
         try:
-            issued = await self._verbs.issue(wish, self._clock())
-        except QuotaExceeded:
-            self._metrics.requests.labels(wish.purpose, "too_soon").inc()
+            with self._limits_counted():
+                issued = await self._verbs.issue(wish, self._clock())
+        except (QuotaExceeded, NotAdmitted) as refusal:
+            self._metrics.requests.labels(wish.purpose, REFUSALS[type(refusal)]).inc()
             raise
         self._metrics.requests.labels(wish.purpose, issued.outcome).inc()
         return otp_service_pb2.RequestCodeResponse(
@@ -125,9 +129,10 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         checks = OtpFieldChecks()
         handle = checks.handle("handle", request.handle)
         key = checks.key("idempotency_key", request.idempotency_key)
-        checks.client("client", request.client.ip, request.client.device_id)
+        client = checks.client("client", request.client.ip, request.client.device_id)
         checks.done()
-        answer = await self._verbs.resend(caller(), handle, key)
+        with self._limits_counted():
+            answer = await self._verbs.resend(caller(), handle, key, self._clock(), client=client)
         self._metrics.resends.labels(answer.outcome.value).inc()
         return otp_service_pb2.ResendCodeResponse(
             outcome=RESENDS[answer.outcome], challenge=_challenge(answer.challenge) if answer.challenge else None
@@ -142,9 +147,9 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         handle = checks.handle("handle", request.handle)
         code = checks.code("code", request.code)
         key = checks.key("idempotency_key", request.idempotency_key, shortest=0)
-        checks.client("client", request.client.ip, request.client.device_id)
+        client = checks.client("client", request.client.ip, request.client.device_id)
         checks.done()
-        verdict = await self._verbs.verify(caller(), handle, code, key, self._clock())
+        verdict = await self._verbs.guard(caller(), handle, code, key, self._clock(), client=client)
         self._metrics.verdicts.labels(type(verdict).__name__.lower()).inc()
         return _verdict(verdict)
 
@@ -198,6 +203,15 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         )
         return otp_service_pb2.UnlockSubjectResponse(was_locked=done.was_locked)
 
+    @contextmanager
+    def _limits_counted(self) -> Iterator[None]:
+        try:
+            yield
+        except LimitReached as refusal:
+            for dimension in refusal.exceeded:
+                self._metrics.limits_reached.labels(dimension).inc()
+            raise
+
 
 def _handle(value: str) -> str:
     checks = OtpFieldChecks()
@@ -217,8 +231,8 @@ def _request(request: otp_service_pb2.RequestCodeRequest) -> RequestCode:
         locale=checks.locale("locale", request.locale),
         context=checks.text("context", request.context, longest=grpc_fields.MAX_CONTEXT),
         decoy=request.decoy,
+        client=checks.client("client", request.client.ip, request.client.device_id),
     )
-    checks.client("client", request.client.ip, request.client.device_id)
     checks.done()
     return wish
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.chassis.grpc_fields import FieldChecks
+from services.otp.rules.address import network_of
 from services.otp.rules.verdict import cleaned
 
 MAX_KEY = 128
@@ -26,10 +27,19 @@ class OtpFieldChecks(FieldChecks):
         """Check an idempotency key."""
         return self.text(field, value, shortest=shortest, longest=MAX_KEY)
 
-    def client(self, field: str, ip: str, device_id: str) -> None:
-        """Check where the citizen sits, as the caller saw it."""
-        self.text(f"{field}.ip", ip, longest=MAX_IP)
+    def client(self, field: str, ip: str, device_id: str) -> str:
+        """Check where the citizen sits, as the caller saw it; return the network, empty when it does not tell."""
+        network = ""
+        try:
+            network = network_of(ip[: MAX_IP + 1]) if ip else ""
+        except ValueError:
+            self.violation(
+                f"{field}.ip",
+                "phải là địa chỉ IPv4 hoặc IPv6, hoặc để trống",
+                "must be an IPv4 or IPv6 address, or empty",
+            )
         self.text(f"{field}.device_id", device_id, longest=MAX_SUBJECT)
+        return network
 
     def code(self, field: str, value: str) -> str:
         """Check a typed code: digits, as people part them. What can never be a code costs no attempt."""

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import mail_events_pb2
 
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.chassis.telemetry import exemplar
 from services.otp.actions.follow import FollowDelivery, Unfollowed
 from services.otp.metrics import OtpMetrics

@@ -1,8 +1,11 @@
-"""Implements `Queue` on kafka-python: once a second, how far the mailer's group is and where its topic ends.
+"""Implements `Queue` on kafka-python: once a second, how far the mailer's groups are and where their topics end.
 
 One thread owns the blocking client; each question in it is bounded. The client is opened for the first sample, used
 again for every other, and thrown away after any trouble. A sample that fails leaves the one before, which grows old.
-Reading needs DESCRIBE on the group and on the topic; nothing is joined, committed or consumed.
+Reading needs DESCRIBE on the groups and on the topics; nothing is joined, committed or consumed.
+
+The wait of a letter that is asked for now is that of `services.chassis.lane`, at the end of the partition where the
+letter will stand: the producer puts it where murmur2 of its challenge id says.
 """
 
 from __future__ import annotations
@@ -12,33 +15,51 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, OffsetSpec
 from kafka.errors import KafkaError
+from kafka.partitioner.default import murmur2
 
 from services.chassis.clock import Clock, system_clock
 from services.chassis.kafka_client import client_config, open_client
+from services.chassis.lag import PartitionLag, PartitionReading, followed, lag_of
+from services.chassis.lane import LEARNING, Flow, LaneLag, flowed, wait_in
 from services.chassis.retry import patiently
 from services.chassis.settings import KafkaSettings
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.kafka_events import CODE_REQUESTED
 from services.otp.ports import Position
-from services.otp.rules.outlook import LEARNING, Offsets, Outlook, Rate, Sample, forecast, learnt, sampled, whole_second
+from services.otp.rules.admission import Load
+from services.otp.rules.outlook import Offsets, Outlook, Sample, forecast, sampled, whole_second
 
 MAILER_GROUP = "mailer-otp"
+CODE_TIERS = ("1s", "3s", "10s", "30s", "1m")  # where codes wait that could not leave
 SAMPLE_PAUSE = timedelta(seconds=1)
 ANSWER_WITHIN = timedelta(seconds=3)  # a calm broker takes milliseconds, one that changes leaders a second or two
 CLOSE_WITHIN = timedelta(seconds=2)
 
 
-class OffsetReader(Protocol):
-    """Reads the offsets of one group and topic; blocks, for a bounded time."""
+def lane_queues() -> dict[str, str]:
+    """Return topic → group of all that waits for the slots of codes, the main topic first."""
+    return {CODE_REQUESTED: MAILER_GROUP} | {f"mail.retry.otp.{t}.v1": f"mailer-retry-otp-{t}" for t in CODE_TIERS}
 
-    def read(self) -> Mapping[int, Offsets]:
+
+class Place(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class OffsetReader(Protocol):
+    """Reads the offsets of topics, each for its group; blocks, for a bounded time."""
+
+    def read(self) -> Mapping[Place, Offsets]:
         """Return the offsets of each partition.
 
         Raises:
@@ -50,40 +71,45 @@ class OffsetReader(Protocol):
 
 
 class AdminReader:
-    """Implements `OffsetReader` with an admin client, or what behaves like one."""
+    """Implements `OffsetReader` with an admin client, or what behaves like one, for topics and their groups."""
 
-    def __init__(self, admin: Any, group: str, topic: str) -> None:
+    def __init__(self, admin: Any, groups: Mapping[str, str]) -> None:
         self._admin = admin
-        self._group = group
-        self._topic = topic
+        self._groups = groups
 
     @classmethod
-    def opened(cls, settings: KafkaSettings, group: str, topic: str) -> AdminReader:
+    def opened(cls, settings: KafkaSettings, groups: Mapping[str, str]) -> AdminReader:
         """Connect. Raises as `open_client` does."""
         config = client_config(settings) | {"client_id": "otp-queue"}
-        return cls(open_client(KafkaAdminClient, ANSWER_WITHIN, **config), group, topic)
+        return cls(open_client(KafkaAdminClient, ANSWER_WITHIN, **config), groups)
 
-    def read(self) -> Mapping[int, Offsets]:
+    def read(self) -> Mapping[Place, Offsets]:
         """Implements `OffsetReader`: commits first, ends last, so that a queue looks a little too long, never short.
 
         Where nothing was committed yet the mailer begins at the first record, as all our consumers do.
         """
-        told = self._admin.list_group_offsets([self._group])[self._group]
+        told = self._admin.list_group_offsets(list(self._groups.values()))
         committed = {
-            place: each.offset for place, each in told.items() if place.topic == self._topic and each.offset >= 0
+            place: each.offset
+            for topic, group in self._groups.items()
+            for place, each in told[group].items()
+            if place.topic == topic and each.offset >= 0
         }
         begun = self._partitions() - committed.keys()
         positions = self._offsets(begun, OffsetSpec.EARLIEST) | committed
         ends = self._offsets(positions.keys(), OffsetSpec.LATEST)
         return {
-            place.partition: Offsets(offset, ends[place])
+            Place(place.topic, place.partition): Offsets(offset, ends[place])
             for place, offset in positions.items()
             if offset <= ends[place]  # beyond: of a topic that was made anew
         }
 
     def _partitions(self) -> set[TopicPartition]:
-        (topic,) = self._admin.describe_topics([self._topic])
-        return {TopicPartition(self._topic, each["partition_index"]) for each in topic["partitions"]}
+        return {
+            TopicPartition(topic["name"], each["partition_index"])
+            for topic in self._admin.describe_topics(list(self._groups))
+            for each in topic["partitions"]
+        }
 
     def _offsets(self, places: Collection[TopicPartition], which: OffsetSpec) -> dict[TopicPartition, int]:
         if not places:
@@ -101,6 +127,7 @@ class KafkaQueue:
     """Implements `Queue`.
 
     Args:
+        topic: the main one; the others that are read are its retry tiers.
         open_reader: called in the queue's thread, for the first sample and after trouble.
         clock: tells how old a sample is.
         metrics: show the age of the last sample.
@@ -113,16 +140,21 @@ class KafkaQueue:
         open_reader: Callable[[], OffsetReader],
         clock: Clock,
         metrics: OtpMetrics,
+        topic: str = CODE_REQUESTED,
+        *,
         share: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._open_reader = open_reader
         self._clock = clock
         self._metrics = metrics
+        self._topic = topic
         self._share = share
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-queue")
         self._reader: OffsetReader | None = None
         self._sample: Sample | None = None
-        self._rate = Rate()
+        self._flow = Flow()
+        self._parts: Mapping[Place, PartitionLag] = {}
+        self._unpublished = 0
         self._heard = 0
         self._opened_at = clock()
         metrics.queue_sample_age.set_function(self._age_s)
@@ -131,10 +163,24 @@ class KafkaQueue:
         """Implements `Queue`."""
         if position is None or self._sample is None:
             return Outlook()
-        told = forecast(self._sample, self._rate, position.partition, position.offset, self._clock())
+        rate = None if self._flow.is_still else self._flow.per_second
+        told = forecast(self._sample, rate, position.partition, position.offset, self._clock())
         if told is None:
             return Outlook()
         return Outlook(told.place, None if told.wait is None else whole_second(now + told.wait))
+
+    def load(self, challenge_id: str) -> Load:
+        """Implements `Queue`."""
+        lane = self._flow.before
+        count = len(lane.main) if lane is not None else 0
+        partition = (murmur2(challenge_id.encode()) & 0x7FFFFFFF) % count if count else 0
+        told = wait_in(self._flow, self._clock())
+        wait = told.partitions.get(partition, told.whole) if told is not None else None
+        return Load(wait, self._unpublished, self._flow.per_second, partition)
+
+    def unpublished(self, letters: int) -> None:
+        """Implements `Queue`."""
+        self._unpublished = letters
 
     def handed_over(self, at: datetime) -> None:
         """Implements `Queue`; what comes late, after an outage, is no sign of how fast letters leave now."""
@@ -153,11 +199,28 @@ class KafkaQueue:
         except Exception:
             self._metrics.queue_sample_failures.inc()
             raise
-        before, self._sample = self._sample, sampled(self._sample, asked_at, offsets)
         share, heard = self._share(), self._heard
         self._heard = 0
+        main = {place.partition: told for place, told in offsets.items() if place.topic == self._topic}
+        lane = self._lane(offsets, asked_at)
+        self._sample = sampled(self._sample, asked_at, main, sum(part.messages for part in lane.tiers))
         if share > 0:
-            self._rate = learnt(self._rate, before, self._sample, heard * share)
+            self._flow = flowed(self._flow, lane, round(heard * share))
+        else:  # nobody tells us what leaves: nothing is learnt, and nothing is held against the mailer
+            self._flow = replace(self._flow, before=lane)
+
+    def _lane(self, offsets: Mapping[Place, Offsets], at: datetime) -> LaneLag:
+        self._parts = {
+            place: followed(
+                self._parts.get(place),
+                lag_of(PartitionReading(place.partition, told.committed, 0, told.end)),
+                at,
+            )
+            for place, told in offsets.items()
+        }
+        main = tuple(part for place, part in self._parts.items() if place.topic == self._topic)
+        tiers = tuple(part for place, part in self._parts.items() if place.topic != self._topic)
+        return LaneLag(at, main, tiers, self._unpublished)
 
     async def sample_for_ever(self, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Sample every second, and after trouble again with growing pauses. Ends only when it is cancelled."""
@@ -182,7 +245,7 @@ class KafkaQueue:
             structlog.get_logger().exception("queue_sample_failed")
             raise
 
-    def _read(self) -> Mapping[int, Offsets]:
+    def _read(self) -> Mapping[Place, Offsets]:
         try:
             if self._reader is None:
                 self._reader = self._open_reader()
@@ -208,11 +271,14 @@ async def queue_sampled(
     metrics: OtpMetrics,
     share: Callable[[], float] = lambda: 1.0,
     *,
-    group: str = MAILER_GROUP,
-    topic: str = CODE_REQUESTED,
+    groups: Mapping[str, str] | None = None,
 ) -> AsyncIterator[KafkaQueue]:
-    """Yield the queue, sampled in the background from now on, and let go of the brokers at the end."""
-    queue = KafkaQueue(lambda: AdminReader.opened(settings, group, topic), system_clock, metrics, share)
+    """Yield the queue, sampled in the background from now on, and let go of the brokers at the end.
+
+    `groups` is topic → group of a lane, the main topic first; the lane of codes without it.
+    """
+    lane = lane_queues() if groups is None else groups
+    queue = KafkaQueue(lambda: AdminReader.opened(settings, lane), system_clock, metrics, next(iter(lane)), share=share)
     sampling = asyncio.create_task(queue.sample_for_ever())
     try:
         yield queue

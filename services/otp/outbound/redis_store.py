@@ -10,8 +10,10 @@
 
 How a record lies in its string: `redis_records`. Keys hold HMACs, values hold sealed parts: a dump yields no address
 and no code. Hints of changes go over the sharded channel `otp:{s<nn>}:changed` and hold a challenge id.
-Scripts: `scripts/load.lua` reads, `scripts/commit.lua` and `scripts/note.lua` write; none knows a rule. The client's
-own retries are off: a call answers within a second or raises, and the caller's key makes its repeat safe.
+Scripts: `scripts/load.lua` reads, `commit.lua`, `note.lua` and `published.lua` beside it write; none knows a rule.
+What calls need goes in the batches of `redis_calls`; looks at every shard go on connections of their own, so that no
+call waits for them. The client's own retries are off: a call answers within a second or raises, and the caller's key
+makes its repeat safe.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import perf_counter, time
+from time import time
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,9 +33,11 @@ from kafka.partitioner.default import murmur2
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from services.otp.metrics import OtpMetrics
+from services.otp.outbound.redis_batches import Word
+from services.otp.outbound.redis_calls import WITHIN, RedisCalls
 from services.otp.outbound.redis_changes import RedisChanges, hint_channel
 from services.otp.outbound.redis_records import (
     DATA_AT,
@@ -46,7 +50,7 @@ from services.otp.outbound.redis_records import (
     packed_watch,
     unpacked,
 )
-from services.otp.ports import SHARDS, Changes, Claim, Loaded, OutboxEntry, Position, StoreUnavailable
+from services.otp.ports import SHARDS, Changes, Claim, Loaded, OutboxEntry, Position
 from services.otp.rules.announcement import Announcement, LetterWanted
 from services.otp.rules.challenge import Challenge
 from services.otp.rules.code_fate import HandOver, Milestone
@@ -59,12 +63,10 @@ SCRIPTS = Path(__file__).with_name("scripts")
 CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_PATTERN = re.compile(r"c([0-9a-f]{2})[0-9a-hjkmnp-tv-z]{26}")  # c, shard, 26 Crockford characters ≥ 128 bits
 ID_CHARACTERS = 26
-CLAIM_LIFE = timedelta(hours=24)
+CLAIM_LIFE_MS = 24 * 3_600_000
 OVER_MS = 1  # the earliest end that Redis takes
 LETTER_FIELD = b"l"  # of an outbox entry: which letter it queues; the other fields are the event
 SOCKET_TIMEOUT_S = 1.0
-CALLS_AT_ONCE = 32  # each holds a connection; a crowd beyond waits its turn for milliseconds and is not turned away
-WITHIN = timedelta(seconds=1)
 
 
 def redis_client(url: str) -> Redis:
@@ -74,6 +76,8 @@ def redis_client(url: str) -> Redis:
         socket_timeout=None,  # a call as a whole is bounded instead, by one timer
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
+        # With them on, as they are by default, a connection that its server has closed is not noticed before its use.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
 
 
@@ -121,18 +125,17 @@ class RedisChallengeStore:
             encode: turns an event into the fields of an outbox entry.
             metrics: gets times and errors.
             changes: where hints are heard; without it watchers look again by themselves.
-            within: how long a call may take, and how long it may wait for its turn before that. Apart, because a crowd
-                of calls is no sign that the server is away.
+            within: how long a call may take.
         """
         self._redis = redis
         self._encode = encode
         self._metrics = metrics
-        self._room = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._within_s = within.total_seconds()
+        self._calls = RedisCalls(redis, metrics, within)
         self._changes = changes or RedisChanges(redis)
         self._load = redis.register_script((SCRIPTS / "load.lua").read_text())
         self._note = redis.register_script((SCRIPTS / "note.lua").read_text())
         self._commit = redis.register_script((SCRIPTS / "commit.lua").read_text())
+        self._published = redis.register_script((SCRIPTS / "published.lua").read_text())
 
     def mint_id(self, purpose: str, subject: str) -> str:
         """Implements `ChallengeStore`."""
@@ -149,8 +152,7 @@ class RedisChallengeStore:
         keys = [challenge_key(shard, challenge_id) for challenge_id in challenge_ids]
         if subject_key is not None:
             keys.append(_subject_key(shard, subject_key))
-        async with self._call("load"):
-            seconds, micros, *stored = await self._load(keys=keys)
+        seconds, micros, *stored = await self._calls.script("load", self._load, keys)
         known = {name: record for name, record in zip(challenge_ids, stored, strict=False) if record}
         challenges = {name: unpacked(record, Challenge) for name, record in known.items()}
         has_subject = subject_key is not None and stored[-1]
@@ -185,8 +187,7 @@ class RedisChallengeStore:
         for record, letter in entries:
             fields = {**record, LETTER_FIELD: letter.encode()}
             arguments += [2 * len(fields), *(part for pair in fields.items() for part in pair)]
-        async with self._call("commit"):
-            ids = await self._commit(keys=keys, args=arguments)
+        ids = await self._calls.script("commit", self._commit, keys, arguments)
         if ids is None:
             return None
         self._count(announcements, milestones)
@@ -205,8 +206,7 @@ class RedisChallengeStore:
             written = _written(record)
             unpacked(bytes(DATA_AT) + bytes(written[2]), type(record))
             arguments += [b"", *written[1:3], OVER_MS]
-        async with self._call("commit"):
-            await self._commit(keys=keys, args=arguments)
+        await self._calls.script("commit", self._commit, keys, arguments)
 
     def changes(self, challenge_id: str) -> AbstractContextManager[Changes]:
         """Implements `ChallengeStore`."""
@@ -216,31 +216,27 @@ class RedisChallengeStore:
         """Implements `ChallengeStore`."""
         shard = self.shard_of(challenge_id)
         if shard is not None:
-            async with self._call("note"):
-                await self._note(keys=[challenge_key(shard, challenge_id)], args=[WATCHED_AT, packed_watch(until)])
+            key = challenge_key(shard, challenge_id)
+            await self._calls.script("note", self._note, [key], [WATCHED_AT, packed_watch(until)])
 
     async def claim(self, key: str, claim: Claim) -> Claim:
         """Implements `ChallengeStore`."""
-        async with self._call("claim"):
-            standing = await self._redis.set(
-                claim_key(key), msgspec.msgpack.encode(claim), nx=True, px=CLAIM_LIFE, get=True
-            )
+        name, written = claim_key(key), msgspec.msgpack.encode(claim)
+        standing = await self._calls.ask("claim", "SET", name, written, "NX", "GET", "PX", CLAIM_LIFE_MS)
         return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else claim
 
     async def find_claim(self, key: str) -> Claim | None:
         """Implements `ChallengeStore`."""
-        async with self._call("claim"):
-            standing = await self._redis.get(claim_key(key))
+        standing = await self._calls.ask("claim", "GET", claim_key(key))
         return msgspec.msgpack.decode(standing, type=Claim) if isinstance(standing, bytes) else None
 
     async def settle_claim(self, key: str, claim: Claim) -> None:
         """Implements `ChallengeStore`."""
-        async with self._call("claim"):
-            await self._redis.set(claim_key(key), msgspec.msgpack.encode(claim), xx=True, keepttl=True)
+        await self._calls.ask("claim", "SET", claim_key(key), msgspec.msgpack.encode(claim), "XX", "KEEPTTL")
 
     async def unpublished(self, *, older_than: timedelta, most: int) -> list[OutboxEntry]:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             seconds, micros = await self._redis.time()
             self._metrics.store_clock_offset.set(int(seconds) + int(micros) / 1_000_000 - time())
             last = int(seconds) * 1000 + int(micros) // 1000 - int(older_than.total_seconds() * 1000)
@@ -253,20 +249,20 @@ class RedisChallengeStore:
 
     async def published(self, entries: Sequence[tuple[OutboxEntry, Position]]) -> None:
         """Implements `ChallengeStore`."""
-        async with self._call("published"):
-            pipeline = self._redis.pipeline(transaction=False)
-            for entry, position in entries:
-                pipeline.xdel(outbox_key(entry.shard), entry.id)
-                if entry.letter:
-                    challenge_id, _, number = entry.letter.partition(".")
-                    key = challenge_key(entry.shard, challenge_id)
-                    note = packed_position(int(number), position)
-                    await self._note(keys=[key], args=[POSITION_AT, note], client=pipeline)
-            await pipeline.execute()
+        await asyncio.gather(*(self._forget(entry, position) for entry, position in entries))
+
+    async def _forget(self, entry: OutboxEntry, position: Position) -> None:
+        keys: list[str] = [outbox_key(entry.shard)]
+        args: list[Word] = [entry.id]
+        if entry.letter:
+            challenge_id, _, number = entry.letter.partition(".")
+            keys.append(challenge_key(entry.shard, challenge_id))
+            args += [POSITION_AT, packed_position(int(number), position)]
+        await self._calls.script("published", self._published, keys, args)
 
     async def outbox_size(self) -> int:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             pipeline = self._redis.pipeline(transaction=False)
             for shard in range(SHARDS):
                 pipeline.xlen(outbox_key(shard))
@@ -274,7 +270,7 @@ class RedisChallengeStore:
 
     async def outbox_oldest(self) -> datetime | None:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             pipeline = self._redis.pipeline(transaction=False)
             for shard in range(SHARDS):
                 pipeline.xrange(outbox_key(shard), count=1)
@@ -284,7 +280,7 @@ class RedisChallengeStore:
 
     async def over(self, *, longer_than: timedelta, most: int) -> list[str]:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             seconds, micros = await self._redis.time()
             last = int(seconds) * 1000 + int(micros) // 1000 - int(longer_than.total_seconds() * 1000)
             pipeline = self._redis.pipeline(transaction=False)
@@ -296,7 +292,7 @@ class RedisChallengeStore:
 
     async def forget_end(self, challenge_ids: Sequence[str]) -> None:
         """Implements `ChallengeStore`."""
-        async with self._call("sweep"):
+        async with self._calls.apart("sweep"):
             pipeline = self._redis.pipeline(transaction=False)
             for challenge_id in challenge_ids:
                 shard = self.shard_of(challenge_id)
@@ -317,21 +313,8 @@ class RedisChallengeStore:
 
     async def ping(self) -> None:
         """Ask whether the store is there; raises `StoreUnavailable`."""
-        async with self._call("ping"):
+        async with self._calls.apart("ping"):
             await self._redis.time()
-
-    @asynccontextmanager
-    async def _call(self, command_class: str) -> AsyncIterator[None]:
-        started = perf_counter()
-        try:
-            async with asyncio.timeout(self._within_s) as timer, self._room:
-                timer.reschedule(asyncio.get_running_loop().time() + self._within_s)  # its turn has come
-                yield
-        except (RedisError, OSError, TimeoutError) as error:
-            self._metrics.redis_errors.inc()
-            raise StoreUnavailable from error
-        finally:
-            self._metrics.redis_seconds.labels(command_class).observe(perf_counter() - started)
 
 
 _subject_key = subject_key  # the methods have an argument of that name

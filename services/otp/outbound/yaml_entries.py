@@ -10,9 +10,10 @@ from __future__ import annotations
 from datetime import timedelta, tzinfo
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_validator
 
-from services.otp.outbound.yaml_words import Duration, DurationOfDays, Hours, Text, Zone
+from services.otp.outbound.yaml_limits import LimitsEntry, Mailboxes
+from services.otp.outbound.yaml_words import Duration, DurationOfDays, Entry, Hours, Text, Zone
 from services.otp.rules.hotline import OpeningHours
 from services.otp.rules.policy import AdviceKind
 from services.otp.rules.standards import CAPS, beyond
@@ -24,11 +25,7 @@ Name = Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,31}$")]
 Count = Annotated[int, Field(strict=True, ge=1, le=100)]  # NIST SP 800-63B allows no 101st failure in a row
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class WordsEntry(_Entry):
+class WordsEntry(Entry):
     """A text in every language that we write."""
 
     vi: Text
@@ -45,7 +42,7 @@ def _complete(advice: dict[AdviceKind, WordsEntry]) -> dict[AdviceKind, WordsEnt
 Advice = Annotated[dict[AdviceKind, WordsEntry], AfterValidator(_complete)]
 
 
-class HotlineEntry(_Entry):
+class HotlineEntry(Entry):
     """Who can be phoned."""
 
     phone: Annotated[str, Field(pattern=r"^\+?[0-9][0-9 .-]{1,22}[0-9]$")]
@@ -54,7 +51,7 @@ class HotlineEntry(_Entry):
     text: WordsEntry
 
 
-class PurposeEntry(_Entry):
+class PurposeEntry(Entry):
     """One purpose; the order of the fields is the order in which they may look at each other."""
 
     beyond_standard: Annotated[str | None, Field(min_length=1, max_length=300)] = None
@@ -130,9 +127,11 @@ class PurposeEntry(_Entry):
         return cooldowns
 
 
-class PolicyFile(_Entry):
+class PolicyFile(Entry):
     """The whole file."""
 
     advice: dict[Name, Advice]
-    hotlines: dict[Name, HotlineEntry] = {}
+    hotlines: dict[Name, HotlineEntry] = Field(default_factory=dict)
+    limits: LimitsEntry
+    mailboxes: Mailboxes = ()
     purposes: Annotated[dict[Name, PurposeEntry], Field(min_length=1)]

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from services.otp.outbound.yaml_entries import HotlineEntry, PolicyFile
+from services.otp.outbound.yaml_limits import limits_of
 from services.otp.outbound.yaml_lines import NotYaml, Problem, YamlDocument
 from services.otp.rules.hotline import Hotline
 from services.otp.rules.policy import Policy, Purpose
@@ -94,7 +95,7 @@ def _policy(file: PolicyFile) -> Policy:
         del fields["beyond_standard"]  # said to whoever reads the file, and to its checks
         hotline = None if entry.hotline is None else hotlines[entry.hotline]
         purposes[name] = Purpose(**{**fields, "name": name, "advice": advice[entry.advice], "hotline": hotline})
-    return Policy(purposes)
+    return Policy(purposes, limits_of(file.limits, file.mailboxes))
 
 
 def _hotline(entry: HotlineEntry) -> Hotline:

@@ -8,7 +8,7 @@ from datetime import timedelta, tzinfo
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.otp.rules.hotline import OpeningHours
 
@@ -23,6 +23,12 @@ DAYS = ("Mo", "Tu", "We", "Th", "Fr", "Sa", "Su")
 # Days, then one stretch: `Mo-Fr,Su 07:30-11:30`. A part of the opening_hours format of OpenStreetMap.
 HOURS = re.compile(r"([A-Z][a-z](?:[-,][A-Z][a-z])*) ([0-9]{2}):([0-5][0-9])-([0-9]{2}):([0-5][0-9])")
 MIDNIGHT = timedelta(hours=24)
+
+
+class Entry(BaseModel):
+    """A mapping of the file; what it does not know is a problem."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 def _duration(value: object) -> timedelta:

@@ -2,13 +2,13 @@
 
 Each partition is a queue of its own, first come, first served, and all are drained side by side:
 
-    place = own offset - committed offset        letters in front of it, in its partition
-    wait  = place * active / rate                active: partitions where letters wait; rate: hand-overs a second
+    place = own offset - committed offset                      letters in front of it, in its partition
+    wait  = (Σ_q min(place, waiting(q)) + beside) / rate       of each other partition as many as that reaches
 
-Nothing is guessed. How long the head of a partition has waited is known without reading it: a record behind the end of
-an earlier sample is younger than that sample, one before it is older. A rate is learnt only while letters
-wait and move, since an idle mailer hands over no faster than people ask, and is kept until it can be learnt again. A
-partition that stands still has no wait that could be told: then there is no number, instead of a wrong one.
+`beside` is what waits in retry tiers for the same slots, and `rate` is hand-overs a second, learnt while letters queue
+(`services.chassis.lane`). Nothing is guessed. How long the head of a partition has waited is known without reading it:
+a record behind the end of an earlier sample is younger than that sample, one before it is older. A partition that
+stands still has no wait that could be told: then there is no number, instead of a wrong one.
 
 Times are of one clock, whichever; what comes out is a duration.
 """
@@ -24,8 +24,6 @@ YOUNG = timedelta(seconds=5)  # a head that is younger stands in no backlog; com
 WINDOW = 200  # letters of a partition that the mailer takes in hand at once, as its inbox does
 STILL = timedelta(seconds=10)
 STILL_TURNS = 5  # a slow relay serves a partition rarely; one that missed this many of its turns stands still
-LEARNING = timedelta(seconds=30)  # busy time that a rate is learnt from
-LEAST_LEARNING = timedelta(seconds=5)  # with less, two letters that happen to leave together would be a rate
 FARTHEST = timedelta(days=1)  # no letter is wanted for longer, and no topic keeps one
 
 
@@ -58,10 +56,6 @@ class Partition:
         """True when the first letter that waits, or the next that comes, was written less than `YOUNG` ago."""
         return any(end <= self.offsets.committed and now - at < YOUNG for at, end in self.ends)
 
-    def is_head_old(self, now: datetime) -> bool:
-        """True when the first letter that waits was written `YOUNG` ago or earlier."""
-        return any(end > self.offsets.committed and now - at >= YOUNG for at, end in self.ends)
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -70,6 +64,8 @@ class Sample:
     at: datetime
     partitions: Mapping[int, Partition]
     """All that could be read."""
+    beside: int = 0
+    """Letters in retry tiers."""
 
     @property
     def active(self) -> frozenset[int]:
@@ -81,29 +77,8 @@ class Sample:
         """True when letters wait and none has moved for `STILL`."""
         return bool(self.active) and not any(True for _ in self._moving())
 
-    @property
-    def is_busy(self) -> bool:
-        """True when letters move and more wait than the mailer can take at once: then it is as fast as it can be."""
-        return any(part.waiting > WINDOW or part.is_head_old(self.at) for part in self._moving())
-
     def _moving(self) -> Iterator[Partition]:
         return (part for part in self.partitions.values() if part.waiting and self.at - part.still_since < STILL)
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """How fast letters are handed over while they queue, learnt from the last `LEARNING` of busy time."""
-
-    stretches: tuple[tuple[timedelta, float], ...] = ()
-    """Busy stretches and how many letters were handed over in each, oldest first."""
-
-    @property
-    def per_second(self) -> float | None:
-        """Return letters a second, above 0; none while too little is known."""
-        busy = sum((length for length, _ in self.stretches), timedelta(0))
-        if busy < LEAST_LEARNING:
-            return None
-        return sum(count for _, count in self.stretches) / busy.total_seconds() or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,39 +104,24 @@ class Forecast:
     """Until it should leave; none when that is not known."""
 
 
-def sampled(before: Sample | None, at: datetime, offsets: Mapping[int, Offsets]) -> Sample:
+def sampled(before: Sample | None, at: datetime, offsets: Mapping[int, Offsets], beside: int = 0) -> Sample:
     """Return the sample that was taken `at`, with what those before it tell about it."""
     known = before.partitions if before is not None else {}
-    return Sample(at, {number: _sampled(known.get(number), at, told) for number, told in offsets.items()})
+    return Sample(at, {number: _sampled(known.get(number), at, told) for number, told in offsets.items()}, beside)
 
 
-def learnt(rate: Rate, before: Sample | None, now: Sample, handed_over: float) -> Rate:
-    """Return the rate after one more sample, with what was handed over since the one before.
+def forecast(sample: Sample, rate: float | None, partition: int, offset: int, now: datetime) -> Forecast | None:
+    """Return what can be told of the letter at `offset`; none when the sample is old or silent about it.
 
-    A stretch teaches when the queue was busy at both its ends; one longer than `FRESH` is an outage.
+    `rate` is letters a second, above 0; none where nobody knows, or nothing leaves.
     """
-    if before is None or not (before.is_busy and now.is_busy):
-        return rate
-    length = now.at - before.at
-    if not timedelta(0) < length <= FRESH:
-        return rate
-    stretches = (*rate.stretches, (length, handed_over))
-    total = sum((each for each, _ in stretches), timedelta(0))
-    while total - stretches[0][0] >= LEARNING:
-        total -= stretches[0][0]
-        stretches = stretches[1:]
-    return Rate(stretches)
-
-
-def forecast(sample: Sample, rate: Rate, partition: int, offset: int, now: datetime) -> Forecast | None:
-    """Return what can be told of the letter at `offset`; none when the sample is old or silent about it."""
     part = sample.partitions.get(partition)
     if part is None or offset < 0 or now - sample.at > FRESH:
         return None
     ahead = offset - part.offsets.committed
     if ahead < 0:
         return Forecast(0, timedelta(0))
-    return Forecast(ahead, _wait(sample, rate.per_second, partition, ahead, now))
+    return Forecast(ahead, _wait(sample, rate, partition, ahead, now))
 
 
 def whole_second(instant: datetime) -> datetime:
@@ -188,7 +148,8 @@ def _wait(sample: Sample, rate: float | None, partition: int, ahead: int, now: d
         return timedelta(0)
     if rate is None:
         return None
-    left_s = ahead * active / rate - (now - sample.at).total_seconds()
+    before_it = sum(min(ahead, each.waiting) for number, each in sample.partitions.items() if number != partition)
+    left_s = (ahead + before_it + sample.beside) / rate - (now - sample.at).total_seconds()
     return timedelta(seconds=max(0.0, left_s)) if left_s <= FARTHEST.total_seconds() else None
 
 

@@ -7,11 +7,12 @@ rest is kept for the relay, the inbox and typing. What standards allow of these 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 
 from services.otp.rules.hotline import Hotline
+from services.otp.rules.quota import NO_LIMITS, Limits
 
 GRACE = timedelta(seconds=45)
 """After the deadline, before a letter that nobody has heard of is presumed dropped: an event may be on its way."""
@@ -91,6 +92,14 @@ class Purpose:
         """How long a letter may wait in our queue."""
         return self.patience - self.reserve
 
+    def with_half_the_attempts(self) -> Purpose:
+        """Return it with half the attempts, at least one."""
+        return replace(
+            self,
+            attempts_per_handle=-(-self.attempts_per_handle // 2),
+            attempts=-(-self.attempts // 2),
+        )
+
     def cooldown_after(self, letters: int) -> timedelta:
         """Return the pause after the n-th letter of a challenge, n ≥ 1, before another may be asked for.
 
@@ -102,12 +111,22 @@ class Purpose:
         return self.cooldowns[min(letters, len(self.cooldowns)) - 1]
 
 
+@dataclass(slots=True)
+class Strictness:
+    """Whether attempts are halved now; one for the process, and whoever watches failed guesses turns it."""
+
+    is_on: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Every purpose, by name."""
+    """Every purpose, by name, and the limits that all of them share."""
 
     purposes: Mapping[str, Purpose]
+    limits: Limits = NO_LIMITS
+    strictness: Strictness = field(default_factory=Strictness, compare=False)
 
     def find(self, name: str) -> Purpose | None:
-        """Return the purpose of that name."""
-        return self.purposes.get(name)
+        """Return the purpose of that name, as strict as everything is now."""
+        purpose = self.purposes.get(name)
+        return purpose.with_half_the_attempts() if purpose and self.strictness.is_on else purpose

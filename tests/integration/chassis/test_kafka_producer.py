@@ -136,6 +136,29 @@ async def test_it_is_told_where_each_acknowledged_record_stands(kafka: Server) -
     assert {position.partition for position in told} == set(range(PARTITIONS))
 
 
+async def test_who_gives_up_before_the_hand_over_is_not_written_and_a_record_too_large_fails_alone(
+    kafka: Server,
+) -> None:
+    topic = await asyncio.to_thread(new_topic, kafka.address)
+    async with producing(laptop(kafka.address), "test") as producer:
+        await connected(producer)
+        await producer.publish(event(topic, "first"), within=PATIENCE)
+        given_up = asyncio.create_task(producer.publish(event(topic, "given up"), within=PATIENCE))
+        await asyncio.sleep(0)  # it waits for company
+        given_up.cancel()
+
+        told = await asyncio.gather(
+            producer.publish(event(topic, "huge", bytes(2 * 1024 * 1024)), within=PATIENCE),
+            producer.publish(event(topic, "last"), within=PATIENCE),
+            return_exceptions=True,
+        )
+        records = await asyncio.to_thread(records_of, kafka.address, topic)
+
+    assert [type(answer) for answer in told] == [BrokerAway, RecordPosition]
+    assert given_up.cancelled()
+    assert {record.key for record in records} == {b"first", b"last"}
+
+
 async def test_a_topic_that_does_not_exist_is_named_with_what_makes_it(kafka: Server) -> None:
     async with producing(laptop(kafka.address), "test") as producer:
         await connected(producer)

@@ -20,16 +20,10 @@ from deploy.create_topics import Topic, create_topics, laptop
 from deploy.dev.kafka_broker import KafkaBroker
 from services.chassis.dead_letter import DeadKind
 from services.chassis.errors import Kind, ServiceError, Words
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import BrokerAway, Producer, producing
-from services.chassis.ordered_inbox import (
-    TRIES,
-    InboxMetrics,
-    InboxOptions,
-    OrderedInbox,
-    Poison,
-    Record,
-    inbox_running,
-)
+from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
+from services.chassis.record_fate import TRIES, Poison, Record
 from services.chassis.telemetry import Health
 from tests.conditions import eventually
 

@@ -12,8 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.create_topics import Topic, create_topics, laptop
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import producing
-from services.chassis.ordered_inbox import InboxMetrics, InboxOptions, OrderedInbox, Record, inbox_running
+from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
+from services.chassis.record_fate import Record
 from tests.conditions import eventually
 
 PATIENCE_S = 60

@@ -14,8 +14,8 @@ from kafka import KafkaAdminClient, TopicPartition
 from deploy.create_topics import laptop
 from services.chassis.dead_letter import DeadKind
 from services.chassis.kafka_producer import Producer, producing
-from services.chassis.ordered_inbox import Poison, Record
 from services.chassis.poison_limiter import Limits
+from services.chassis.record_fate import Poison, Record
 from tests.conditions import eventually
 from tests.integration.chassis.test_ordered_inbox import PATIENCE_S, PUBLISH_WITHIN, Post, Reader
 

@@ -85,6 +85,13 @@ def test_a_process_that_is_asked_to_stop_closes_everything_and_ends_with_0(tiny:
     assert tiny.events()[0]["signal"] == number.name
 
 
+@doing("collected")
+def test_what_was_loaded_to_serve_is_no_work_for_the_garbage_collector(tiny: Tiny) -> None:
+    wait_until(lambda: len(tiny.words()) > 1, within_s=WITHIN_S, what="it serves")
+
+    assert tiny.words() == ["up", "spared"]
+
+
 @doing("wait")
 def test_a_process_that_still_waits_for_a_dependency_ends_at_once_with_0(tiny: Tiny) -> None:
     tiny.comes_up()

@@ -11,6 +11,7 @@
 | `start-fails` | fails before it is up |
 | `close-fails` | serves, and fails to close |
 | `deaf-part` | serves, with a part that hears only the second cancellation |
+| `collected` | serves, and says `spared` when the collector has less to look through than it was spared |
 | `lingering-thread` | serves, with a thread that never ends |
 
 It says `up` once signals are handled and it is where the mode wants it, and `closed` when everything is closed.
@@ -19,6 +20,7 @@ It says `up` once signals are handled and it is where the mode wants it, and `cl
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -61,6 +63,8 @@ async def part(mode: str) -> None:
     if mode == "deaf-part":
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
+    if mode == "collected":
+        say("spared" if gc.get_freeze_count() > len(gc.get_objects()) else "not spared")
     if mode != "part-ends":
         await asyncio.Event().wait()
 

@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +14,9 @@ from pathlib import Path
 import grpc
 from kip.dossier.v1 import dossier_service_pb2 as pb
 from kip.dossier.v1 import dossier_service_pb2_grpc
-from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.dev.server_process import ServerProcess
+from tests.process_pages import fetch, value_on
 
 ROOT = Path(__file__).parents[3]
 TOKEN = "made-up-token-of-the-portal-0001"
@@ -98,22 +96,11 @@ class DossierProcess(ServerProcess):
 
     def page(self, path: str) -> tuple[int, str]:
         """Return status and text of a page; status 0 when it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://{self.addresses()['http']}{path}", timeout=1) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                return refusal.code, refusal.read().decode()
-        except OSError as nothing:
-            return 0, str(nothing)
+        return fetch(self.addresses()["http"], path)
 
     def value(self, name: str, **labels: str) -> float:
         """Return the one sample of that name and those labels."""
-        for family in text_string_to_metric_families(self.page("/metrics")[1]):
-            for sample in family.samples:
-                if sample.name == name and sample.labels == labels:
-                    return float(sample.value)
-        raise LookupError(f"{name} {labels} is not on the page")
+        return value_on(self.addresses()["http"], name, **labels)
 
     @contextmanager
     def called(self) -> Iterator[Caller]:

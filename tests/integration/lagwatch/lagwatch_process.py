@@ -5,38 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from deploy.dev.ports import FreePort
+from tests.process_pages import Samples, fetch
 
 ROOT = Path(__file__).parents[3]
-ANSWER_S = 2
-
-
-class Shown:
-    """What a page says."""
-
-    def __init__(self, text: str) -> None:
-        """Read it."""
-        self._samples = {
-            (sample.name, frozenset(sample.labels.items())): float(sample.value)
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-    def value(self, name: str, **labels: str) -> float | None:
-        """Return the one sample of that name and those labels, or none."""
-        return self._samples.get((name, frozenset(labels.items())))
-
-    def of(self, **labels: str) -> dict[str, float]:
-        """Return the samples of just these labels by their names."""
-        return {name: value for (name, found), value in self._samples.items() if found == frozenset(labels.items())}
 
 
 class LagwatchProcess:
@@ -84,14 +60,7 @@ class LagwatchProcess:
             AssertionError: the process has ended; shows its log.
         """
         assert self._process.poll() is None, self.log.read_text()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._http.number}{path}", timeout=ANSWER_S) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                return refusal.code, refusal.read().decode()
-        except OSError as nothing:
-            return 0, str(nothing)
+        return fetch(f"127.0.0.1:{self._http.number}", path)
 
     def is_up(self) -> bool:
         """Whether the page answers."""
@@ -101,11 +70,11 @@ class LagwatchProcess:
         """Whether everything was measured once."""
         return self.page("/readyz")[0] == 200
 
-    def shown(self) -> Shown:
+    def shown(self) -> Samples:
         """Return everything on the page at one moment."""
         status, text = self.page("/metrics")
         assert status == 200, text
-        return Shown(text)
+        return Samples(text)
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the one sample of that name and those labels, or none."""

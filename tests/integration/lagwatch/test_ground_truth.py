@@ -17,9 +17,10 @@ import pytest
 
 from tests.conditions import wait_until
 from tests.fakes.lagwatch import Letter
-from tests.integration.lagwatch.lagwatch_process import LagwatchProcess, Shown, lagwatch_running
+from tests.integration.lagwatch.lagwatch_process import LagwatchProcess, lagwatch_running
 from tests.integration.lagwatch.paced_mailer import TICK_S, Books, PacedMailer, paced_mailer
 from tests.integration.lagwatch.real_queues import UNCLOSED, Broker, RealQueues, real_queues
+from tests.process_pages import Samples
 
 pytestmark = UNCLOSED
 
@@ -58,7 +59,7 @@ class Scene:
         self.replica = replica
         self.lanes: dict[str, Lane] = {}
 
-    def seen(self, lane: Lane, page: Shown | None = None) -> dict[str, float]:
+    def seen(self, lane: Lane, page: Samples | None = None) -> dict[str, float]:
         """Return what is shown of a lane, by the names without their prefix."""
         shown = (page or self.lagwatch.shown()).of(lane=lane.name)
         return {name.removeprefix("lagwatch_lane_"): value for name, value in shown.items()}

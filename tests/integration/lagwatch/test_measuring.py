@@ -130,6 +130,10 @@ def test_records_that_were_deleted_unread_are_told_and_wait_no_more(lane: Lane) 
     wait_until(lambda: lane.vanished() == 2, within_s=WITHIN_S, what="of four one was done and only the last exists")
     assert lane.messages(0) == 1
     assert lane.oldest(0) == written[3].timestamp()
+    counted, stands_at = lane.lagwatch.failures("offset_out_of_range"), lane.measured_at(lane.mailer, lane.letters)
+    wait_until(lambda: lane.lagwatch.failures("offset_out_of_range") >= counted + 2, within_s=WITHIN_S)
+    assert counted > 0
+    assert lane.measured_at(lane.mailer, lane.letters) == stands_at
 
 
 def test_a_deleted_topic_is_counted_keeps_its_values_and_hides_no_other(lane: Lane) -> None:

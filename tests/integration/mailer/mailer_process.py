@@ -6,14 +6,11 @@ import base64
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from deploy.dev.server_process import ServerProcess
+from tests.process_pages import fetch, value_on
 
 ROOT = Path(__file__).parents[3]
 RINGS = {"code": "c1", "seal-code": "s1", "seal-notice": "n1"}
@@ -96,22 +93,11 @@ class MailerProcess(ServerProcess):
 
     def page(self, path: str) -> tuple[int, str]:
         """Return status and text of a page; status 0 when it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://{self.addresses()['http']}{path}", timeout=2) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                return refusal.code, refusal.read().decode()
-        except OSError as nothing:
-            return 0, str(nothing)
+        return fetch(self.addresses()["http"], path)
 
     def value(self, name: str, **labels: str) -> float:
         """Return the one sample of that name and those labels."""
-        for family in text_string_to_metric_families(self.page("/metrics")[1]):
-            for sample in family.samples:
-                if sample.name == name and sample.labels == labels:
-                    return float(sample.value)
-        raise LookupError(f"{name} {labels} is not on the page")
+        return value_on(self.addresses()["http"], name, **labels)
 
 
 def _key(ring: str, kid: str) -> dict[str, str | None]:

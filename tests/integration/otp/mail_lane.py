@@ -29,6 +29,7 @@ class MailLane:
 
     def __init__(self, brokers: str, producer: Producer) -> None:
         self.topic, self.group = f"letters-{uuid.uuid4()}", f"mailer-{uuid.uuid4()}"
+        self.tier = f"tier-{uuid.uuid4()}"
         self.registry = CollectorRegistry()
         self._brokers = brokers
         self._producer = producer
@@ -36,14 +37,21 @@ class MailLane:
 
     async def create(self) -> None:
         """Make the topic."""
-        await asyncio.to_thread(
-            create_topics, laptop(self._brokers), topics=(Topic(self.topic, PARTITIONS, 3_600_000),)
-        )
+        topics = Topic(self.topic, PARTITIONS, 3_600_000), Topic(self.tier, 2, 3_600_000)
+        await asyncio.to_thread(create_topics, laptop(self._brokers), topics=topics)
         await eventually(lambda: self._producer.connected, within_s=WITHIN.total_seconds(), what="a broker was seen")
 
     async def ask_for(self, letters: int) -> list[Position]:
         """Ask for letters, by as many people; return where each stands."""
-        told = await asyncio.gather(*(self._producer.publish(self._event(), within=WITHIN) for _ in range(letters)))
+        return await self._write(self.topic, letters)
+
+    async def put_off(self, letters: int) -> None:
+        """Let so many letters wait in the tier, whose group has never come."""
+        await self._write(self.tier, letters)
+
+    async def _write(self, topic: str, letters: int) -> list[Position]:
+        events = [self._event(topic) for _ in range(letters)]
+        told = await asyncio.gather(*(self._producer.publish(event, within=WITHIN) for event in events))
         return [Position(each.partition, each.offset) for each in told]
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
@@ -52,15 +60,17 @@ class MailLane:
 
     def sampled(self) -> AbstractAsyncContextManager[KafkaQueue]:
         """Return the queue as otp sees it."""
-        return queue_sampled(laptop(self._brokers), self._metrics, group=self.group, topic=self.topic)
+        return queue_sampled(
+            laptop(self._brokers), self._metrics, groups={self.topic: self.group, self.tier: f"{self.group}-retry"}
+        )
 
     def failures(self) -> float:
         """Return how many samples failed."""
         return self.registry.get_sample_value("otp_queue_sample_failures_total") or 0
 
-    def _event(self) -> Envelope:
+    def _event(self, topic: str) -> Envelope:
         key = str(uuid.uuid4())
-        return Envelope(self.topic, key.encode(), b"sealed", "kip.test.Letter", "test", key, datetime.now(UTC))
+        return Envelope(topic, key.encode(), b"sealed", "kip.test.Letter", "test", key, datetime.now(UTC))
 
     def _commit(self, offsets: Mapping[int, int]) -> None:
         consumer = KafkaConsumer(bootstrap_servers=[self._brokers], group_id=self.group, enable_auto_commit=False)

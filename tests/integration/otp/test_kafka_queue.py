@@ -102,6 +102,35 @@ async def test_a_backlog_that_moves_has_a_time_of_departure_and_one_that_stops_h
         assert place_of(queue, last) == last.offset - done
 
 
+async def test_the_wait_of_the_next_letter_counts_what_the_producer_put_before_it_and_what_waits_in_tiers(
+    lane: MailLane,
+) -> None:
+    positions = await lane.ask_for(1_000)
+    last = max(positions, key=lambda each: (each.partition == 0, each.offset))
+    waiting = Counter(position.partition for position in positions)
+    await lane.commit(dict.fromkeys(range(PARTITIONS), 0))
+    async with lane.sampled() as queue:
+        assert queue.load("anybody").wait is None
+        await see(queue, last, last.offset)
+        done = await _mail_until_a_time_is_known(lane, queue, last)
+        await eventually(lambda: place_of(queue, last) == last.offset - done, within_s=PATIENCE_S, what="a look")
+        before = queue.load("anybody")
+        rate = before.per_second
+        assert rate is not None
+        ahead = sum(min(waiting[before.partition], waiting[number]) - done for number in range(PARTITIONS))
+        assert before.wait is not None
+        assert before.wait.total_seconds() == pytest.approx(ahead / rate, rel=0.3)
+
+        await lane.put_off(500)
+        queue.unpublished(500)
+
+        def load_s() -> float:
+            load = queue.load("anybody")
+            return load.wait.total_seconds() * (load.per_second or 0) if load.wait is not None else 0.0
+
+        await eventually(lambda: load_s() >= ahead + 999, within_s=PATIENCE_S, what="what waits elsewhere counts")
+
+
 async def _mail_until_a_time_is_known(lane: MailLane, queue: KafkaQueue, letter: Position) -> int:
     """Mail one letter of each partition at a time; return how many of each were mailed."""
     deadline = time.monotonic() + PATIENCE_S

@@ -18,10 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from deploy.create_topics import Topic, create_topics
 from deploy.kafka_acls import Right, apply_rights
+from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_client import Refused, Trouble, client_config, open_client, trouble_of
 from services.chassis.kafka_producer import BrokerAway, Producer, producing
 from services.chassis.kafka_rights import let_in
-from services.chassis.ordered_inbox import InboxMetrics, OrderedInbox, Record, inbox_running
+from services.chassis.ordered_inbox import OrderedInbox, inbox_running
+from services.chassis.record_fate import Record
 from services.chassis.telemetry import Health
 from tests.conditions import eventually
 from tests.integration.security.attempts import opened

@@ -88,6 +88,20 @@ def test_each_field_that_breaks_a_rule_is_named_in_both_languages() -> None:
     assert bad.field_violations[0].localized_message.locale == "vi"
 
 
+def test_limits_are_named_to_callers_that_may_see_them_and_to_nobody_else() -> None:
+    refusal = TooSoon(WORDS, exceeded=["address", "client"])
+
+    (told,) = detail(status_of(refusal, "otp.kip", {"see-limits"}), error_details_pb2.QuotaFailure)
+
+    assert isinstance(told, error_details_pb2.QuotaFailure)
+    assert [violation.subject for violation in told.violations] == ["address", "client"]
+    for scopes in ((), {"unlock"}):
+        status = status_of(refusal, "otp.kip", scopes)
+        assert detail(status, error_details_pb2.QuotaFailure) == []
+        assert b"address" not in status.SerializeToString()
+    assert detail(status_of(TooSoon(WORDS), "otp.kip", {"see-limits"}), error_details_pb2.QuotaFailure) == []
+
+
 def test_what_does_not_apply_is_left_out() -> None:
     status = status_of(TooSoon(WORDS), "otp.kip")
 

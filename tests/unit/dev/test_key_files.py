@@ -44,7 +44,7 @@ def test_the_callers_know_the_token_only_by_its_hash(tmp_path: Path) -> None:
     assert json.loads(text) == {
         "callers": [
             {"name": "demo-portal", "token_sha256": digest(tokens.portal)},
-            {"name": "operator", "token_sha256": digest(tokens.operator), "scopes": ["unlock"]},
+            {"name": "operator", "token_sha256": digest(tokens.operator), "scopes": ["unlock", "see-limits"]},
         ],
     }
     assert tokens.portal not in text
@@ -63,7 +63,7 @@ def test_the_services_read_the_callers_of_a_laptop(tmp_path: Path) -> None:
 
     assert callers.named(f"Bearer {tokens.portal}") == "demo-portal"
     assert callers.named(f"Bearer {tokens.operator}") == "operator"
-    assert callers.scopes == {"operator": {"unlock"}}
+    assert callers.scopes == {"operator": {"unlock", "see-limits"}}
 
 
 def test_a_laptop_of_before_gets_its_operator_and_keeps_its_other_callers(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_laptop_of_before_gets_its_operator_and_keeps_its_other_callers(tmp_pa
 
     tokens = write_secrets(tmp_path)
 
-    operator = {"name": "operator", "token_sha256": digest(tokens.operator), "scopes": ["unlock"]}
+    operator = {"name": "operator", "token_sha256": digest(tokens.operator), "scopes": ["unlock", "see-limits"]}
     assert json.loads((tmp_path / "callers.json").read_text()) == {"callers": [*before, operator]}
 
 

@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import mail_events_pb2 as pb
 from prometheus_client import CollectorRegistry
 
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.dossier.actions.follow import FollowNotice
 from services.dossier.actions.open import OpenDossier
 from services.dossier.inbound.kafka_inbox import DeliveryInbox

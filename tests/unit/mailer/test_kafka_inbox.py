@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from services.chassis.dead_letter import DeadKind
 from services.chassis.keyring import Key, Keyring, Seal, SealBroken, UnknownKey
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.mailer.actions.bury import BuryLetter
 from services.mailer.inbound.kafka_inbox import CodeOrders, DeadOrders, LetterInbox, NoticeOrders
 from services.mailer.metrics import MailerMetrics

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from services.chassis.ordered_inbox import Record
+from services.chassis.record_fate import Record
 from services.mailer.inbound.kafka_tiers import TierInbox, tier_group
 from services.mailer.rules.letter import Lane
 from services.mailer.rules.schedule import Tier

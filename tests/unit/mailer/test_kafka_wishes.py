@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kip.otp.v1 import otp_events_pb2
 from prometheus_client import CollectorRegistry
 
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.mailer.actions.heed import HeedWish
 from services.mailer.inbound.kafka_inbox import WantedInbox, read_wish
 from services.mailer.metrics import WISHES, MailerMetrics

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from services.chassis.keyring import UnknownKey
-from services.chassis.ordered_inbox import Record
+from services.chassis.record_fate import Record
 from services.mailer.actions.defer import DeferLetter
 from services.mailer.inbound.kafka_inbox import LetterInbox
 from services.mailer.metrics import MailerMetrics

@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 from services.chassis.keyring import Keyring, digits
+from services.otp.actions.admit import AdmitLetter
 from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
+from services.otp.actions.guard import GuardGuesses
 from services.otp.actions.issue import IssueCode, Issued, RequestCode
 from services.otp.actions.resend import ResendAnswer, ResendCode
 from services.otp.actions.sweep import AnnounceEntries, SweepOutbox
@@ -22,15 +24,8 @@ from services.otp.rules.generation import Delivery, Fate
 from services.otp.rules.policy import Policy
 from services.otp.rules.verdict import Verdict
 from tests.fakes.clock import FakeClock
-from tests.fakes.otp import (
-    POLICY,
-    PURPOSE,
-    Drawer,
-    EventList,
-    InMemoryChallengeStore,
-    InMemoryQueue,
-    ring,
-)
+from tests.fakes.otp import POLICY, PURPOSE, Drawer, EventList, InMemoryChallengeStore, InMemoryQueue, ring
+from tests.fakes.otp_quotas import InMemoryQuotas
 from tests.fakes.otp_restraint import InMemoryRestraint
 
 REQUEST = RequestCode(
@@ -59,6 +54,7 @@ class Desk:
         handle_keys: Keyring | None = None,
         index_keys: Keyring | None = None,
         mint: Drawer | None = None,
+        quotas: InMemoryQuotas | None = None,
     ) -> None:
         self.store = store or InMemoryChallengeStore()
         self.clock: FakeClock = self.store.clock
@@ -67,22 +63,27 @@ class Desk:
         self.queue = InMemoryQueue()
         self.code_keys = code_keys or ring("c1", 1)
         index = index_keys or ring("i1", 3)
+        self.policy = policy
         announcing = AnnounceEntries(self.store, self.events)
         announce = announce or announcing
+        self.quotas = quotas or InMemoryQuotas(self.clock)
+        self.admit = AdmitLetter(self.quotas, self.queue, policy.limits, index_keys=index, draw=lambda low, _: low)
         self.issue = IssueCode(
             self.store,
             self.mint,
             announce,
             self.queue,
             policy,
+            admit=self.admit,
             handle_keys=handle_keys or ring("h1", 2),
             index_keys=index,
         )
-        self.resend = ResendCode(self.store, self.mint, announce, self.queue, policy)
+        self.resend = ResendCode(self.store, self.mint, announce, self.queue, policy, admit=self.admit)
         self.restraint = restraint = InMemoryRestraint()
         self.verify = VerifyCode(
             self.store, self.mint, announce, self.queue, policy, code_keys=self.code_keys, restraint=restraint
         )
+        self.guard = GuardGuesses(self.verify, self.quotas, policy.limits, index_keys=index)
         self.follow = FollowDelivery(self.store, self.mint, announce, policy, restraint=restraint)
         self.cancel = CancelChallenge(self.store, announce, policy)
         self.unlock = UnlockSubject(self.store, index_keys=index)
@@ -101,7 +102,7 @@ class Desk:
 
     async def click(self, handle: str, key: str = "click-1", caller: str = "portal") -> ResendAnswer:
         """Ask for another letter."""
-        return await self.resend(caller, handle, key)
+        return await self.resend(caller, handle, key, self.clock())
 
     async def hear(self, issued: Issued | str, fate: Fate, number: int = 1, **fields: object) -> None:
         """Let the mailer tell the fate of a letter, now."""

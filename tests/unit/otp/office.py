@@ -31,7 +31,7 @@ class Office:
         verbs = OtpVerbs(
             issue=desk.issue,
             resend=desk.resend,
-            verify=desk.verify,
+            guard=desk.guard,
             get=desk.get,
             watch=desk.watch,
             cancel=desk.cancel,

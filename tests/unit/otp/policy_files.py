@@ -41,12 +41,15 @@ RIGHT: dict[str, Any] = {
     "hotline": "citizens",
     "advice": "mailbox",
 }
+LIMIT: dict[str, Any] = {"at_once": 20, "one_each": "1 min"}
+LIMITS: dict[str, Any] = dict.fromkeys(("subject", "address", "client", "domain", "system"), LIMIT)
+LIMITS["guesses"] = {"client": LIMIT, "caller": LIMIT, "failure_ratio": 0.5}
 WHERE = re.compile(r"policy\.yaml:(\d+): (.*?): (.*)")
 
 
 def policy_file(folder: Path, **tables: object) -> Path:
-    """Write a file whose words and hotlines are right, unless a table is given."""
-    content = {"advice": {"mailbox": ADVICE}, "hotlines": {"citizens": HOTLINE}} | tables
+    """Write a file whose words, hotlines and limits are right, unless a table is given."""
+    content = {"advice": {"mailbox": ADVICE}, "hotlines": {"citizens": HOTLINE}, "limits": LIMITS} | tables
     text = yaml.safe_dump(copy.deepcopy(content), allow_unicode=True, sort_keys=False)
     return written_text(folder, text)
 

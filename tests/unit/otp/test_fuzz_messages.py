@@ -37,7 +37,7 @@ class Counterpart:
 
     def __init__(self) -> None:
         self.desk = desk = Desk()
-        verbs = OtpVerbs(desk.issue, desk.resend, desk.verify, desk.get, desk.watch, desk.cancel, desk.unlock)
+        verbs = OtpVerbs(desk.issue, desk.resend, desk.guard, desk.get, desk.watch, desk.cancel, desk.unlock)
         self.api = OtpApi(verbs, POLICY, desk.clock, OtpMetrics(CollectorRegistry(), POLICY.purposes))
 
     async def bring_to(self, stage: str) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -17,14 +19,17 @@ from services.otp.metrics import RESEND_OUTCOMES, VERDICTS
 from services.otp.rules.challenge import Stall, State
 from services.otp.rules.generation import Cause, Fate
 from services.otp.rules.policy import AdviceKind
+from services.otp.rules.quota import Dimension, Limit, Limits
+from services.otp.rules.refusal import LimitReached
 from services.otp.rules.verdict import Accepted, Expired, Locked, Unknown, Used, Verdict, Wrong
 from tests.fakes.clock import NOON
-from tests.fakes.otp import PURPOSE
+from tests.fakes.otp import POLICY, PURPOSE
 from tests.unit.otp.desk import NO_HANDLE, REQUEST
 from tests.unit.otp.made_up import after
 from tests.unit.otp.office import Office, fields_told, instant
 
 LONG = "x" * 10_000
+LONGEST_IP = "0000:0000:0000:0000:0000:ffff:255.255.255.255"  # RFC 4291 §2.2, form 3
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +112,8 @@ async def test_requests_are_counted_by_what_became_of_them() -> None:
         ({"locale": "fr"}, ["locale"]),
         ({"context": "x" * 201}, ["context"]),
         ({"context": "a\nb"}, ["context"]),
-        ({"client": pb.Client(ip="x" * 65)}, ["client.ip"]),
+        ({"client": pb.Client(ip=f"{LONGEST_IP}0")}, ["client.ip"]),
+        ({"client": pb.Client(ip="10.0.0.256")}, ["client.ip"]),
         ({"client": pb.Client(device_id="x" * 129)}, ["client.device_id"]),
         (
             {"idempotency_key": "", "purpose": "", "subject": "", "email": "", "locale": LONG, "context": LONG},
@@ -131,10 +137,28 @@ async def test_bad_fields_are_all_named_in_both_languages_and_nothing_is_stored(
 @pytest.mark.parametrize("locale", ["", "vi", "en"])
 async def test_what_lies_on_a_limit_is_taken(locale: str) -> None:
     answer = await Office().request(
-        idempotency_key="x" * 128, subject="y" * 128, context="ạ" * 200, locale=locale, client=pb.Client(ip="z" * 64)
+        idempotency_key="x" * 128, subject="y" * 128, context="ạ" * 200, locale=locale, client=pb.Client(ip=LONGEST_IP)
     )
 
     assert answer.handle
+
+
+async def test_a_limit_that_is_reached_is_counted_by_what_it_counts_for_requests_and_clicks() -> None:
+    limits = Limits({Dimension.ADDRESS: Limit(1, timedelta(days=1))})
+    office = Office(replace(POLICY, limits=limits))
+    first = await office.request(idempotency_key="a")
+    await office.desk.hand_over(first.challenge.challenge_id)
+    office.desk.later(PURPOSE.cooldowns[0].total_seconds())
+
+    with pytest.raises(LimitReached):
+        await office.request(idempotency_key="b", subject="another")
+    with pytest.raises(LimitReached):
+        await office.resend(first.handle)
+
+    assert office.count("otp_limits_reached_total", limit="address") == 2
+    assert office.count("otp_limits_reached_total", limit="client") == 0
+    assert office.count("otp_requests_total", purpose=PURPOSE.name, outcome="limit_reached") == 1
+    assert office.count("otp_requests_total", purpose=PURPOSE.name, outcome="too_soon") == 0
 
 
 async def _verdicts(office: Office) -> list[pb.VerifyCodeResponse]:

@@ -53,7 +53,7 @@ async def test_a_crash_between_claim_and_commit_resumes_with_the_ids_that_were_c
 
     issued = await Desk(store=desk.store).ask()
 
-    assert len(minted) == 2
+    assert len(minted) == 4  # two at each call, of which the first is taken where both leave alike
     assert issued.challenge.id == minted[0]
 
 

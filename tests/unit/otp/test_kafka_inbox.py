@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kip.mailer.v1 import mail_events_pb2 as pb
 from prometheus_client import CollectorRegistry
 
-from services.chassis.ordered_inbox import Poison, Record
+from services.chassis.record_fate import Poison, Record
 from services.otp.actions.issue import Issued
 from services.otp.actions.resend import ResendOutcome
 from services.otp.inbound.kafka_inbox import DeliveryInbox

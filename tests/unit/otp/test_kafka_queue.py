@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from services.otp.metrics import OtpMetrics
-from services.otp.outbound.kafka_queue import AdminReader, KafkaQueue
+from services.otp.outbound.kafka_queue import AdminReader, KafkaQueue, Place
 from services.otp.ports import Position
+from services.otp.rules.admission import Load
 from services.otp.rules.outlook import Offsets, Outlook
 from tests.conditions import eventually
 from tests.fakes.clock import FakeClock
@@ -30,7 +31,7 @@ class Broker:
     """What a broker says, or how it fails; opens readers of itself, and is one."""
 
     def __init__(self) -> None:
-        self.offsets: Mapping[int, Offsets] = {0: Offsets(10, 10)}
+        self.offsets: Mapping[Place, Offsets] = {Place(TOPIC, 0): Offsets(10, 10)}
         self.failure: Exception | None = None
         self.opened = self.closed = 0
         self.asked: Callable[[], None] = lambda: None
@@ -40,7 +41,7 @@ class Broker:
         self.opened += 1
         return self
 
-    def read(self) -> Mapping[int, Offsets]:
+    def read(self) -> Mapping[Place, Offsets]:
         self.asked()
         if self.failure is not None:
             raise self.failure
@@ -57,14 +58,18 @@ class Office:
     def __init__(self, share: float = 1.0) -> None:
         self.broker, self.clock, self.registry = Broker(), FakeClock(), CollectorRegistry()
         self.share = share
-        self.queue = KafkaQueue(self.broker.open, self.clock, OtpMetrics(self.registry, []), lambda: self.share)
+        self.others: dict[Place, Offsets] = {}
+        """Of other partitions, and of tiers."""
+        self.queue = KafkaQueue(
+            self.broker.open, self.clock, OtpMetrics(self.registry, []), TOPIC, share=lambda: self.share
+        )
 
     async def sample(self, committed: int, end: int, *, after_s: float = 1, handed_over: int = 0) -> None:
         """Let time pass, tell of hand-overs, and take a sample of partition 0."""
         self.clock.pass_by(timedelta(seconds=after_s))
         for _ in range(handed_over):
             self.queue.handed_over(self.clock())
-        self.broker.offsets = {0: Offsets(committed, end)}
+        self.broker.offsets = {Place(TOPIC, 0): Offsets(committed, end)} | self.others
         await self.queue.sample()
 
     async def surge(self, seconds: int = 12, *, each: int = 4) -> None:
@@ -265,8 +270,14 @@ class ScriptedAdmin:
         return dict.fromkeys(groups, told)
 
     def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
-        assert topics == [TOPIC]
-        return [{"partitions": [{"partition_index": place.partition} for place in self._told[OffsetSpec.LATEST]]}]
+        told = self._told[OffsetSpec.LATEST]
+        return [
+            {
+                "name": topic,
+                "partitions": [{"partition_index": place.partition} for place in told if place.topic == topic],
+            }
+            for topic in topics
+        ]
 
     def list_partition_offsets(
         self, specs: Mapping[TopicPartition, OffsetSpec], timeout_ms: int
@@ -280,7 +291,10 @@ def test_partitions_of_the_topic_are_read_and_the_ends_last() -> None:
     first, second, foreign = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 7), TopicPartition(OTHER, 1)
     admin = ScriptedAdmin({first: 3, foreign: 4, second: 5}, {first: 9, second: 5})
 
-    assert AdminReader(admin, "mailer", TOPIC).read() == {0: Offsets(3, 9), 7: Offsets(5, 5)}
+    assert AdminReader(admin, {TOPIC: "mailer"}).read() == {
+        Place(TOPIC, 0): Offsets(3, 9),
+        Place(TOPIC, 7): Offsets(5, 5),
+    }
     assert admin.asked == ["mailer", (OffsetSpec.LATEST, first), (OffsetSpec.LATEST, second)]
 
 
@@ -288,9 +302,13 @@ def test_where_nothing_was_committed_the_mailer_begins_at_the_beginning() -> Non
     first, second, third = (TopicPartition(TOPIC, number) for number in range(3))
     admin = ScriptedAdmin({first: 3, second: -1}, {first: 9, second: 5, third: 4}, {second: 2, third: 0})
 
-    read = AdminReader(admin, "mailer", TOPIC).read()
+    read = AdminReader(admin, {TOPIC: "mailer"}).read()
 
-    assert read == {0: Offsets(3, 9), 1: Offsets(2, 5), 2: Offsets(0, 4)}
+    assert read == {
+        Place(TOPIC, 0): Offsets(3, 9),
+        Place(TOPIC, 1): Offsets(2, 5),
+        Place(TOPIC, 2): Offsets(0, 4),
+    }
     assert [which for which, _ in admin.asked[1:]] == [OffsetSpec.EARLIEST] * 2 + [OffsetSpec.LATEST] * 3
 
 
@@ -298,4 +316,96 @@ def test_a_commit_that_lies_beyond_the_end_tells_nothing() -> None:
     first, second = (TopicPartition(TOPIC, number) for number in range(2))
     admin = ScriptedAdmin({first: 8, second: 2}, {first: 5, second: 2})
 
-    assert AdminReader(admin, "mailer", TOPIC).read() == {1: Offsets(2, 2)}
+    assert AdminReader(admin, {TOPIC: "mailer"}).read() == {Place(TOPIC, 1): Offsets(2, 2)}
+
+
+def test_topics_are_read_each_for_its_group_in_one_go() -> None:
+    main, tier, foreign = TopicPartition(TOPIC, 0), TopicPartition(OTHER, 0), TopicPartition("third", 0)
+    admin = ScriptedAdmin({main: 3, tier: 4, foreign: 1}, {main: 9, tier: 5})
+
+    read = AdminReader(admin, {TOPIC: "mailer", OTHER: "retry"}).read()
+
+    assert read == {Place(TOPIC, 0): Offsets(3, 9), Place(OTHER, 0): Offsets(4, 5)}
+    assert admin.asked[:2] == ["mailer", "retry"]
+
+
+async def test_idle_there_is_no_wait_and_no_rate_and_nothing_is_divided_by_nothing() -> None:
+    async with office() as it:
+        for _ in range(5):
+            await it.sample(0, 0)
+
+        assert it.queue.load("c00") == Load(timedelta(0))
+
+
+async def test_before_the_first_sample_and_after_15_s_without_one_the_wait_is_unknown() -> None:
+    async with office() as it:
+        assert it.queue.load("c00").wait is None
+        await it.surge(each=4)
+        known = it.queue.load("c00")
+        it.clock.pass_by(timedelta(seconds=15))
+        assert it.queue.load("c00").wait is not None
+
+        it.clock.pass_by(timedelta(milliseconds=1))
+
+        assert known.wait == timedelta(seconds=(9_999 - 44) / 4)
+        assert it.queue.load("c00") == Load(None, 0, 4.0)
+
+
+async def test_letters_in_tiers_and_in_the_outbox_wait_before_the_next() -> None:
+    async with office() as it:
+        await it.surge(each=4)
+        it.others = {Place("tier", 0): Offsets(0, 300), Place("tier", 1): Offsets(50, 150)}
+        it.queue.unpublished(200)
+
+        await it.sample(48, 9_999, handed_over=4)
+
+        assert it.queue.load("c00").wait == timedelta(seconds=(9_999 - 48 + 400 + 200) / 4)
+        assert it.queue.load("c00").unpublished == 200
+        assert it.outlook(48 + 400) == (400, 200)  # what is in the outbox comes after a letter that is published
+
+
+async def test_when_every_letter_is_put_off_the_wait_grows_and_never_reads_nothing() -> None:
+    """Both relays answer 451: the main topic empties into the tiers, and nothing is handed over."""
+    async with office() as it:
+        await it.surge(each=4)
+        waits = []
+        for second in range(60):
+            it.others = {Place("tier", 0): Offsets(0, 200 * second)}
+            await it.sample(min(48 + 200 * second, 9_999), 9_999 + 2 * second)
+            wait = it.queue.load("c00").wait
+            assert wait is not None
+            waits.append(wait)
+
+        assert min(waits) > timedelta(seconds=2_000)
+        assert waits[-1] > waits[0]
+        assert it.outlook(10_100)[1] is None
+
+
+async def test_when_the_mailer_stops_the_wait_grows_with_the_clock_and_no_eta_is_told() -> None:
+    async with office() as it:
+        await it.surge(each=4)
+        for _ in range(60):
+            await it.sample(44, 9_999)
+
+        stopped = it.queue.load("c00").wait
+        it.clock.pass_by(timedelta(seconds=5))
+
+        assert stopped is not None
+        assert stopped > timedelta(seconds=60 + (9_999 - 44) / 4)
+        assert it.queue.load("c00").wait == stopped + timedelta(seconds=5)
+        assert it.outlook(400) == (356, None)
+
+
+async def test_behind_a_short_partition_the_wait_is_shorter_than_behind_one_ten_times_as_long() -> None:
+    async with office() as it:
+        it.others = {Place(TOPIC, number): Offsets(0, 1_000) for number in range(1, 12)}
+        await it.surge(each=4)
+        by_partition: dict[int, timedelta] = {}
+        for number in range(400):
+            load = it.queue.load(f"c{number}")
+            assert load.wait is not None
+            by_partition[load.partition] = load.wait
+
+        assert set(by_partition) == set(range(12))
+        assert by_partition[0] == timedelta(seconds=(9_955 + 11 * 1_000) / 4)
+        assert {by_partition[number] for number in range(1, 12)} == {timedelta(seconds=12 * 1_000 / 4)}

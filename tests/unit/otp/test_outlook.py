@@ -14,18 +14,16 @@ from services.otp.rules.outlook import (
     WINDOW,
     Forecast,
     Offsets,
-    Rate,
     Sample,
     forecast,
-    learnt,
     sampled,
     whole_second,
 )
 from tests.fakes.clock import NOON
 
 MS = 0.001
-UNKNOWN = Rate()
-TWO_A_SECOND = Rate(((timedelta(seconds=10), 20.0),))
+UNKNOWN = None
+TWO_A_SECOND = 2.0
 
 Told = Mapping[int, tuple[int, int]]
 """By partition: committed offset and end."""
@@ -53,7 +51,7 @@ def wait_s(told: Forecast | None) -> float | None:
 
 # Every sample is one of partition 0 unless it says more; the letter is asked about at the time of the last one.
 BACKLOG: Story = [(0, {0: (10, 110)}), (6, {0: (12, 110)})]  # the head is older than 5 s, and moves
-CASES: dict[str, tuple[Story, Rate, int, float, tuple[int, float | None]]] = {
+CASES: dict[str, tuple[Story, float | None, int, float, tuple[int, float | None]]] = {
     "next in an empty queue": ([(0, {0: (10, 10)})], UNKNOWN, 10, 0, (0, 0)),
     "it has left the queue": ([(0, {0: (10, 10)})], UNKNOWN, 4, 0, (0, 0)),
     "it has left a queue that stands still": ([(0, {0: (10, 20)}), (60, {0: (10, 20)})], UNKNOWN, 9, 60, (0, 0)),
@@ -75,7 +73,21 @@ CASES: dict[str, tuple[Story, Rate, int, float, tuple[int, float | None]]] = {
         TWO_A_SECOND,
         32,
         6,
+        (20, 10.5),
+    ),
+    "of a longer partition as many leave before it as stand before it": (
+        [(0, {0: (10, 110), 1: (5, 1005)}), (6, {0: (12, 110), 1: (5, 1005)})],
+        TWO_A_SECOND,
+        32,
+        6,
         (20, 20),
+    ),
+    "of ten short ones, beside one ten times as long, all leave before its last": (
+        [(second, {0: (second, 1000), **dict.fromkeys(range(1, 11), (second, 100))}) for second in (0, 6)],
+        TWO_A_SECOND,
+        999,
+        6,
+        (993, (993 + 10 * 94) / 2),
     ),
     "a partition in which nothing waits has no share": (
         [(0, {0: (10, 110), 1: (6, 6)}), (6, {0: (12, 110), 1: (6, 6)})],
@@ -89,12 +101,12 @@ CASES: dict[str, tuple[Story, Rate, int, float, tuple[int, float | None]]] = {
         TWO_A_SECOND,
         10 + WINDOW + 1,
         6,
-        (WINDOW + 1, WINDOW + 1),
+        (WINDOW + 1, (WINDOW + 1 + 1) / 2),
     ),
     "nothing has moved for 10 s": ([(0, {0: (10, 20)}), (10, {0: (10, 20)})], TWO_A_SECOND, 15, 10, (5, None)),
     "nor for 10 s, though the relay is known to be slow": (
         [(0, {0: (10, 20)}), (10, {0: (10, 20)})],
-        Rate(((timedelta(seconds=10), 1.0),)),
+        0.1,
         15,
         10,
         (5, None),
@@ -118,14 +130,14 @@ CASES: dict[str, tuple[Story, Rate, int, float, tuple[int, float | None]]] = {
     ),
     "its partition waits for its turn at a slow relay": (
         [(0, {0: (10, 20), 1: (0, 9)}), (24, {0: (10, 20), 1: (1, 9)})],
-        Rate(((timedelta(seconds=10), 4.0),)),  # two partitions: a turn every 5 s
+        0.4,  # two partitions: a turn every 5 s
         14,
         24,
         (4, 20),
     ),
     "its partition missed five turns": (
         [(0, {0: (10, 20), 1: (0, 9)}), (25, {0: (10, 20), 1: (1, 9)})],
-        Rate(((timedelta(seconds=10), 4.0),)),
+        0.4,
         14,
         25,
         (4, None),
@@ -136,7 +148,7 @@ CASES: dict[str, tuple[Story, Rate, int, float, tuple[int, float | None]]] = {
 
 @pytest.mark.parametrize(("told", "rate", "offset", "second", "expected"), CASES.values(), ids=CASES.keys())
 def test_place_and_wait_are(
-    told: Story, rate: Rate, offset: int, second: float, expected: tuple[int, float | None]
+    told: Story, rate: float | None, offset: int, second: float, expected: tuple[int, float | None]
 ) -> None:
     answer = forecast(samples(*told), rate, 0, offset, at(second))
 
@@ -145,6 +157,13 @@ def test_place_and_wait_are(
         expected[0],
         expected[1] if expected[1] is None else pytest.approx(expected[1]),
     )
+
+
+def test_what_waits_in_tiers_for_the_same_slots_leaves_before_it_as_well() -> None:
+    before = sampled(None, at(0), {0: Offsets(10, 110)})
+    told = forecast(sampled(before, at(6), {0: Offsets(12, 110)}, beside=50), 2.0, 0, 32, at(6))
+
+    assert wait_s(told) == (20 + 50) / 2
 
 
 def test_a_sample_tells_nothing_when_it_is_older_than_15_s() -> None:
@@ -173,90 +192,6 @@ def test_the_past_that_is_kept_is_short() -> None:
     assert len(sample.partitions[0].ends) <= 12
 
 
-MOVING: Story = [(0, {0: (0, 100)}), (6, {0: (1, 100)}), (7, {0: (2, 100)}), (12, {0: (7, 100)})]
-
-
-def test_a_rate_is_what_was_handed_over_by_the_time_it_took() -> None:
-    rate = learnt(UNKNOWN, samples(*MOVING[:2]), samples(*MOVING[:3]), 3)
-    rate = learnt(rate, samples(*MOVING[:3]), samples(*MOVING), 9)
-
-    assert rate.per_second == 12 / 6
-
-
-NOT_BUSY: dict[str, tuple[Story, Story]] = {
-    "no sample before": ([], MOVING[:2]),
-    "idle before": ([(0, {0: (5, 5)})], [(0, {0: (5, 5)}), (1, {0: (5, 5 + 2 * WINDOW)})]),
-    "idle now": (MOVING[:2], [*MOVING[:2], (7, {0: (100, 100)})]),
-    "few letters with a young head": (
-        [(0, {0: (5, 5)}), (1, {0: (5, 9)})],
-        [(0, {0: (5, 5)}), (1, {0: (5, 9)}), (2, {0: (6, 9)})],
-    ),
-    "it stands still": (
-        [(0, {0: (5, 50)}), (10, {0: (5, 50)})],
-        [(0, {0: (5, 50)}), (10, {0: (5, 50)}), (11, {0: (5, 50)})],
-    ),
-    "an outage lies between": (MOVING[:2], [*MOVING[:2], (21.001, {0: (90, 100)})]),
-    "the clock was set back": (MOVING[:3], [*MOVING[:2], (6.5, {0: (2, 100)})]),
-}
-
-
-@pytest.mark.parametrize(("before", "now"), NOT_BUSY.values(), ids=NOT_BUSY.keys())
-def test_nothing_is_learnt_when_the_mailer_was_not_busy_all_the_time(before: Story, now: Story) -> None:
-    assert learnt(TWO_A_SECOND, samples(*before) if before else None, samples(*now), 999) == TWO_A_SECOND
-
-
-def test_more_letters_than_the_window_are_a_backlog_however_young() -> None:
-    story: Story = [(0, {0: (0, 0)}), (1, {0: (1, 900)}), (2, {0: (9, 900)})]
-
-    assert learnt(UNKNOWN, samples(*story[:2]), samples(*story), 8).stretches == ((timedelta(seconds=1), 8),)
-
-
-def test_as_many_letters_as_the_window_are_none() -> None:
-    assert not samples((0, {0: (0, 0)}), (1, {0: (0, WINDOW)})).is_busy
-    assert samples((0, {0: (0, 0)}), (1, {0: (0, WINDOW + 1)})).is_busy
-
-
-def test_a_letter_that_came_after_a_long_silence_is_no_backlog() -> None:
-    assert not samples((0, {0: (10, 10)}), (6, {0: (10, 11)})).is_busy
-    assert samples((0, {0: (10, 11)}), (6, {0: (10, 11)})).is_busy
-
-
-def test_what_waited_in_a_topic_that_was_made_anew_is_no_backlog() -> None:
-    assert not samples((0, {0: (90, 100)}), (6, {0: (0, 4)}), (7, {0: (1, 4)})).is_busy
-    assert samples((0, {0: (0, 100)}), (6, {0: (1, 100)}), (7, {0: (2, 100)})).is_busy
-
-
-def test_letters_that_stand_still_in_one_partition_make_no_backlog_of_the_others() -> None:
-    stuck: Told = {0: (10, 20)}
-
-    assert samples((0, stuck), (10 - MS, {**stuck, 1: (3, 4)})).is_busy
-    assert not samples((0, stuck), (10, {**stuck, 1: (3, 4)})).is_busy
-
-
-def test_a_rate_is_known_from_five_busy_seconds_on() -> None:
-    assert Rate(((timedelta(seconds=4.999), 9.0),)).per_second is None
-    assert Rate(((timedelta(seconds=5), 10.0),)).per_second == 2
-
-
-def test_nothing_handed_over_in_no_time_or_in_a_long_time_is_no_rate() -> None:
-    assert Rate().per_second is None
-    assert Rate(((timedelta(0), 0.0),)).per_second is None
-    assert Rate(((timedelta(seconds=30), 0.0),)).per_second is None
-    assert Rate(((timedelta(seconds=30), 5e-324),)).per_second is None
-
-
-def test_a_rate_forgets_what_is_older_than_half_a_minute_of_busy_time() -> None:
-    rate = UNKNOWN
-    story: Story = [(0, {0: (0, 9999)}), (6, {0: (1, 9999)})]
-    for second in range(7, 67):
-        before = samples(*story)
-        story.append((second, {0: (second, 9999)}))
-        rate = learnt(rate, before, samples(*story), 1 if second < 37 else 5)
-
-    assert rate.per_second == 5
-    assert len(rate.stretches) == 30
-
-
 @pytest.mark.parametrize(("second", "up"), [(0, 0), (0.000001, 1), (0.5, 1), (1, 1), (59.1, 60)])
 def test_a_time_that_is_told_is_the_next_whole_second(second: float, up: float) -> None:
     assert whole_second(at(second)) == at(up)
@@ -264,9 +199,7 @@ def test_a_time_that_is_told_is_the_next_whole_second(second: float, up: float) 
 
 OFFSETS = st.tuples(st.integers(0, 2_000), st.integers(0, 2_000)).map(lambda pair: (min(pair), max(pair)))
 STEPS = st.tuples(st.floats(0, 20), st.dictionaries(st.integers(0, 3), OFFSETS))
-RATES = st.lists(st.tuples(st.timedeltas(timedelta(0), timedelta(seconds=15)), st.floats(0, 1e6))).map(
-    lambda stretches: Rate(tuple(stretches))
-)
+RATES = st.none() | st.floats(1e-6, 1e6)
 
 
 def one_after_the_other(steps: Sequence[tuple[float, Told]]) -> Story:
@@ -283,7 +216,7 @@ STORIES = st.lists(STEPS, min_size=1, max_size=12).map(one_after_the_other)
 
 @given(STORIES, RATES, st.integers(0, 3), st.integers(-1, 4_000), st.floats(0, 20))
 def test_whatever_was_seen_place_and_wait_are_never_below_nothing(
-    story: Story, rate: Rate, partition: int, offset: int, later: float
+    story: Story, rate: float | None, partition: int, offset: int, later: float
 ) -> None:
     told = forecast(samples(*story), rate, partition, offset, at(story[-1][0] + later))
 
@@ -294,7 +227,7 @@ def test_whatever_was_seen_place_and_wait_are_never_below_nothing(
 
 @given(STORIES, RATES, st.integers(0, 3), st.lists(st.integers(0, 4_000), min_size=2, max_size=2), st.floats(0, 20))
 def test_whatever_was_seen_a_later_place_never_leaves_earlier(
-    story: Story, rate: Rate, partition: int, offsets: list[int], later: float
+    story: Story, rate: float | None, partition: int, offsets: list[int], later: float
 ) -> None:
     sample, now = samples(*story), at(story[-1][0] + later)
 
@@ -310,15 +243,3 @@ def test_whatever_was_seen_a_later_place_never_leaves_earlier(
 @given(STORIES, st.integers(0, 3), st.integers(0, 4_000), st.floats(15.001, 1e6))
 def test_whatever_was_seen_nobody_tells_anything_blind(story: Story, partition: int, offset: int, later: float) -> None:
     assert forecast(samples(*story), TWO_A_SECOND, partition, offset, at(story[-1][0] + later)) is None
-
-
-@given(STORIES, st.lists(st.integers(0, 500)))
-def test_whatever_was_seen_a_rate_is_unknown_or_above_nothing(story: Story, handed_over: list[int]) -> None:
-    rate = UNKNOWN
-    before: Sample | None = None
-    for length in range(1, len(story) + 1):
-        now = samples(*story[:length])
-        rate = learnt(rate, before, now, handed_over[length] if length < len(handed_over) else 0)
-        before = now
-
-    assert rate.per_second is None or rate.per_second > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -77,9 +76,9 @@ async def test_whatever_is_heard_after_the_hand_over_is_shown_by_nothing_not_eve
     for fate, second in heard:
         twins.at(second)
         is_deferred = fate is Fate.DEFERRED
-        again: dict[str, Any] = {"next_try_at": twins.real.clock() + PURPOSE.max_life} if is_deferred else {}
+        next_try_at = twins.real.clock() + PURPOSE.max_life if is_deferred else None
         for is_hearsay in [False] if is_deferred else [True, False]:
-            await twins.real.hear(twins.of_real, fate, is_hearsay=is_hearsay, **again)
+            await twins.real.hear(twins.of_real, fate, is_hearsay=is_hearsay, next_try_at=next_try_at)
             real, decoy = await twins.shown()
             assert real == decoy
 

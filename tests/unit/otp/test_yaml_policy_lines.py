@@ -49,6 +49,17 @@ purposes:
     x: 1
   approval:
     code_in_subject: true
+limits:
+  subject: {at_once: 0, one_each: 5 min}
+  address: {at_once: 10, one_each: soon}
+  client: {at_once: 10}
+  domain: {at_once: 10, one_each: 1 s}
+  domains:
+    GMAIL.com: {at_once: 10, one_each: 1 s}
+  system: {at_once: 15, one_each: 1 s}
+  guesses: {client: {at_once: 1, one_each: 1 s}, caller: {at_once: 1, one_each: 1 s}, failure_ratio: half}
+mailboxes:
+  - domains: []
 """
 
 
@@ -70,6 +81,13 @@ def test_every_problem_of_the_file_is_told_at_once_with_its_line(tmp_path: Path)
         (35, "purposes.login.hotline"),
         (37, "purposes.login.x"),
         (39, "purposes.approval.code_in_subject"),
+        (41, "limits.subject.at_once"),
+        (42, "limits.address.one_each"),
+        (43, "limits.client.one_each"),
+        (46, "limits.domains.GMAIL.com"),
+        (47, "limits.system"),
+        (48, "limits.guesses.failure_ratio"),
+        (50, "mailboxes.0.domains"),
     ]
 
 

@@ -24,7 +24,8 @@ def test_a_topic_that_is_added_has_its_rights() -> None:
     assert of("lagwatch", RETRY) == {("topic", RETRY.name, "READ"), ("group", "mailer-otp-retry", "DESCRIBE")}
     assert of("topics", RETRY) == {("topic", RETRY.name, "CREATE"), ("topic", RETRY.name, "DESCRIBE")}
     assert of("operator", RETRY) == {("topic", RETRY.name, "WRITE")}
-    assert {right.user for right in rights([RETRY])} == {"mailer", "lagwatch", "topics", "operator"}
+    assert of("otp", RETRY) == {("topic", RETRY.name, "DESCRIBE"), ("group", "mailer-otp-retry", "DESCRIBE")}
+    assert {right.user for right in rights([RETRY])} == {"mailer", "lagwatch", "topics", "operator", "otp"}
 
 
 def test_dead_letters_are_written_by_who_could_not_read_and_read_by_no_service() -> None:
@@ -49,7 +50,8 @@ def test_only_lagwatch_and_otp_look_into_groups_of_others() -> None:
     }
 
     watched = {("lagwatch", name, "DESCRIBE") for name in groups}
-    assert strangers == watched | {("otp", "mailer-otp", "DESCRIBE")}
+    lane = {"mailer-otp"} | {f"mailer-retry-otp-{delay}" for delay in ("1s", "3s", "10s", "30s", "1m")}
+    assert strangers == watched | {("otp", name, "DESCRIBE") for name in lane}
 
 
 def test_nothing_is_given_on_the_cluster_or_to_more_than_one_name() -> None:

@@ -31,7 +31,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_IDEMPOTENCY_KEY_REUSED: _ErrorReason.ValueType  # 3
     """ABORTED: the key was used with another body."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 4
-    """RESOURCE_EXHAUSTED, with RetryInfo: this subject asked for a code a moment ago."""
+    """RESOURCE_EXHAUSTED, with RetryInfo: asked a moment ago, or a limit on letters has no room (QuotaFailure says which, to callers
+    with the scope `see-limits`).
+    """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 6
     """UNAVAILABLE, with RetryInfo: the challenge store does not answer."""
     ERROR_REASON_CODE_KEYS_UNKNOWN: _ErrorReason.ValueType  # 9
@@ -44,6 +46,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
     ERROR_REASON_GOING_AWAY: _ErrorReason.ValueType  # 11
     """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 12
+    """RESOURCE_EXHAUSTED, with RetryInfo: so many wait that a letter asked for now would come too late."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is ErrorInfo.reason (domain `otp.kip`), without its prefix."""
@@ -57,7 +61,9 @@ ERROR_REASON_UNKNOWN_PURPOSE: ErrorReason.ValueType  # 2
 ERROR_REASON_IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 3
 """ABORTED: the key was used with another body."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 4
-"""RESOURCE_EXHAUSTED, with RetryInfo: this subject asked for a code a moment ago."""
+"""RESOURCE_EXHAUSTED, with RetryInfo: asked a moment ago, or a limit on letters has no room (QuotaFailure says which, to callers
+with the scope `see-limits`).
+"""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 6
 """UNAVAILABLE, with RetryInfo: the challenge store does not answer."""
 ERROR_REASON_CODE_KEYS_UNKNOWN: ErrorReason.ValueType  # 9
@@ -70,4 +76,6 @@ ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 10
 """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
 ERROR_REASON_GOING_AWAY: ErrorReason.ValueType  # 11
 """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 12
+"""RESOURCE_EXHAUSTED, with RetryInfo: so many wait that a letter asked for now would come too late."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -293,7 +293,7 @@ class Client(_message.Message):
     IP_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
-    """IPv4 or IPv6 address, text form."""
+    """IPv4 or IPv6 address, text form (RFC 4291 §2.2); counted by IPv4 address or IPv6 /64. Empty: not counted."""
     device_id: _builtins.str
     """Opaque, at most 128 characters."""
     def __init__(

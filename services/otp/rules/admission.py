@@ -1,0 +1,93 @@
+"""Whether one more letter is taken into the queue: a ramp over the wait that it would have.
+
+A waiting letter is no dying code: its clock starts when it leaves. So nobody is refused because the queue is long, only
+because it is longer than people wait: from `BEGINS` of the deadline D on some are, at `ENDS` everybody. In between the
+queue finds its own length: those who are let in are as many as leave.
+
+Who is refused is decided by who asks and the minute, not by a throw for each press: pressing again is not worth while.
+The share follows the wait within `SMOOTH`, or a sixtieth of D where that is less, so that one measurement that jumps
+does not send a wave of people away.
+
+Where nobody has measured for 15 s, only the outbox is known, which otp keeps itself; it is taken for the whole queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+NOTHING = timedelta(0)
+BEGINS, ENDS = 0.6, 0.9
+"""Of the deadline: where the ramp begins, and from where on nobody is let in. The rest is for what is on its way."""
+OVER = 0.5
+"""Of the deadline: below this it is said to be over; between this and `BEGINS` it is what it was."""
+SMOOTH = timedelta(seconds=10)
+SMOOTH_SHARE = 1 / 60
+"""Of the deadline: at one of minutes this is more than `SMOOTH`, in a rehearsal of seconds less."""
+SOONEST = timedelta(seconds=5)
+"""Nobody is told to come back earlier."""
+LATEST = timedelta(hours=1)
+JITTER = 0.5
+"""Of the wait that is told, at most: so that those who were refused together do not return together."""
+ASSUMED_PER_SECOND = 10.0
+"""What leaves, where nobody has ever seen letters leave and the outbox is all that is known: a small relay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is known of the queue, for a letter that would be asked for now."""
+
+    wait: timedelta | None
+    """Until it would leave; none when nobody has measured lately."""
+    unpublished: int = 0
+    """Letters that wait in the outbox."""
+    per_second: float | None = None
+    """How many leave a second, as last known."""
+    partition: int = 0
+    """Where it would stand."""
+
+    @property
+    def told_wait(self) -> timedelta:
+        """Return the wait, from the outbox alone where nothing else is known."""
+        if self.wait is not None:
+            return self.wait
+        return timedelta(seconds=min(self.unpublished / (self.per_second or ASSUMED_PER_SECOND), 86_400))
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """How many are refused, as of one instant."""
+
+    share: float = 0.0
+    """Of those who ask, 0 to 1; smoothed."""
+    at: datetime | None = None
+    """When that was; none before the first."""
+    is_refusing: bool = False
+    """Whether people are being refused, as it is told to operators: with a border between beginning and end."""
+
+
+def moved(ramp: Ramp, wait: timedelta, deadline: timedelta, now: datetime) -> Ramp:
+    """Return the ramp after one more look at the wait."""
+    target = min(max((wait / deadline - BEGINS) / (ENDS - BEGINS), 0.0), 1.0)
+    if ramp.at is None:
+        share = target
+    else:
+        smooth = min(SMOOTH, deadline * SMOOTH_SHARE)
+        share = target + (ramp.share - target) * math.exp(-max(now - ramp.at, NOTHING) / smooth)
+    is_refusing = wait > deadline * OVER if ramp.is_refusing else wait > deadline * BEGINS
+    return Ramp(share, now if ramp.at is None else max(now, ramp.at), is_refusing)
+
+
+def refused_for(ramp: Ramp, who: str, wait: timedelta, deadline: timedelta, now: datetime) -> timedelta | None:
+    """Return how long to stay away, before jitter; `None` when the letter is let in.
+
+    It is as long as the queue needs at least to become as short as lets this one in: a second for each second of wait.
+    """
+    drawn = hashlib.sha256(f"{who} {int(now.timestamp() // 60)}".encode()).digest()
+    luck = int.from_bytes(drawn[:8]) / 2**64
+    if ramp.share <= luck:
+        return None
+    let_in_at = deadline * (BEGINS + luck * (ENDS - BEGINS))
+    return min(max(wait - let_in_at, SOONEST), LATEST)
