@@ -19,6 +19,8 @@ KEY_BYTES = 32
 NOT_BEFORE = "2026-01-01T00:00:00Z"  # before any laptop's clock
 CALLER, OPERATOR = "demo-portal", "operator"
 OPERATORS_SCOPES = ["unlock", "see-limits"]
+EVERYTHING = {"rpcs": ["kip.otp.v1.OtpService/*", "kip.dossier.v1.DossierService/*"], "purposes": ["*"]}
+"""What the callers of a laptop may do; in production each has what it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def write_secrets(folder: Path) -> Tokens:
 def caller_entry(name: str, token: str, scopes: Sequence[str] = ()) -> dict[str, object]:
     """Return what the callers file says of a caller."""
     entry: dict[str, object] = {"name": name, "token_sha256": hashlib.sha256(token.encode()).hexdigest()}
-    return entry | ({"scopes": list(scopes)} if scopes else {})
+    return entry | EVERYTHING | ({"scopes": list(scopes)} if scopes else {})
 
 
 def _key_ring(kid: str) -> str:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,12 +26,13 @@ import structlog
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 from opentelemetry import propagate, trace
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import Counter as CallCounter
 
-from services.chassis.errors import ServiceError, Words
-from services.chassis.grpc_callers import Callers, NotAuthenticated, calling_as
+from services.chassis.errors import ServiceError
+from services.chassis.grpc_callers import Caller, Callers, NotAllowed, NotAuthenticated, caller, calling
 from services.chassis.grpc_refusals import status_of
-from services.chassis.grpc_streams import OpenStreams
+from services.chassis.grpc_streams import OpenStreams, too_many_calls
 from services.chassis.telemetry import exemplar
 
 DEADLINE = timedelta(seconds=10)
@@ -51,16 +53,17 @@ def remaining(context: Context) -> timedelta:
 class CallMetrics:
     """What a server tells about its calls."""
 
-    handled: Counter
+    handled: CallCounter
     seconds: Histogram
     streams: Gauge
+    callers_files: CallCounter
 
     @classmethod
     def on(cls, registry: CollectorRegistry) -> CallMetrics:
         """Register the metrics; one per process."""
         labels = ["grpc_service", "grpc_method"]
         return cls(
-            handled=Counter(
+            handled=CallCounter(
                 "grpc_server_handled",
                 "Calls answered and streams ended, by method and status.",
                 [*labels, "grpc_code"],
@@ -74,7 +77,21 @@ class CallMetrics:
                 registry=registry,
             ),
             streams=Gauge("grpc_server_streams", "Streams that are open now, by method.", labels, registry=registry),
+            callers_files=_callers_files(registry),
         )
+
+    def callers_looked(self, taken: bool) -> None:  # noqa: FBT001 - of a callback
+        """Count a callers file that has changed."""
+        self.callers_files.labels("taken" if taken else "refused").inc()
+
+
+def _callers_files(registry: CollectorRegistry) -> CallCounter:
+    counter = CallCounter(
+        "grpc_callers_files", "Callers files that changed: taken, or refused.", ["result"], registry=registry
+    )
+    for result in ("taken", "refused"):
+        counter.labels(result)
+    return counter
 
 
 class _Late(Exception):
@@ -86,26 +103,37 @@ class _Asked:
     """One call, as far as the gate knows it before its handler does."""
 
     method: str
-    caller: str | None
-    scopes: frozenset[str]
     metadata: Mapping[str, Any]
+
+
+NOBODY = Caller("")
 
 
 class Gate(grpc.aio.ServerInterceptor):
     """Stands before every handler of a server."""
 
-    def __init__(self, domain: str, callers: Callers, metrics: CallMetrics, streams: OpenStreams) -> None:
+    def __init__(
+        self,
+        domain: str,
+        callers: Callable[[], Callers],
+        metrics: CallMetrics,
+        streams: OpenStreams,
+        *,
+        calls_per_caller: int,
+    ) -> None:
+        """Let in whom `callers` returns at the time of the call, each for so many unary calls at once."""
+        self._calls_per_caller = calls_per_caller
         self._domain = domain
         self._callers = callers
         self._metrics = metrics
         self._streams = streams
         self._tracer = trace.get_tracer(__name__)
-        self._in_hand = 0
+        self._in_hand: Counter[str] = Counter()
 
     @property
     def in_hand(self) -> int:
         """How many unary calls are being answered."""
-        return self._in_hand
+        return self._in_hand.total()
 
     async def intercept_service(
         self,
@@ -118,10 +146,7 @@ class Gate(grpc.aio.ServerInterceptor):
         if method.startswith(HEALTH_PREFIX) or handler is None:
             return handler
         metadata = {str(name): value for name, value in handler_call_details.invocation_metadata or ()}
-        name = self._callers.named(str(metadata.get("authorization", "")))
-        asked = _Asked(method, name, self._callers.scopes.get(name or "", frozenset()), metadata)
-        if name is None:
-            return grpc.unary_unary_rpc_method_handler(self._answering(asked, _refuse))
+        asked = _Asked(method, metadata)
         codec = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
@@ -130,7 +155,8 @@ class Gate(grpc.aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(self._answering(asked, handler.unary_unary), **codec)
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(self._streaming(asked, handler.unary_stream), **codec)
-        return handler  # reflection: it streams both ways, to callers of ours, without rules of ours
+        both_ways: Any = handler.stream_stream
+        return grpc.stream_stream_rpc_method_handler(self._reflecting(asked, both_ways), **codec)
 
     def _answering(
         self, asked: _Asked, handler: Callable[[Any, Any], Awaitable[Any]]
@@ -140,19 +166,21 @@ class Gate(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: Context) -> Any:
             started = time.perf_counter()
-            self._in_hand += 1
+            self._in_hand[who := caller()] += 1
             try:
+                if self._in_hand[who] > self._calls_per_caller:
+                    raise too_many_calls(self._calls_per_caller)
                 deadline = asyncio.timeout(remaining(context).total_seconds())
                 async with deadline:
                     return await handler(request, context)
             except TimeoutError as error:
                 raise (_Late if deadline.expired() else error) from error
             finally:
-                self._in_hand -= 1
+                self._in_hand[who] -= 1
                 self._metrics.seconds.labels(*names).observe(time.perf_counter() - started, exemplar())
 
         async def call(request: Any, context: Context) -> Any:
-            return await self._told(asked, context, answer(request, context))
+            return await self._told(asked, context, lambda: answer(request, context))
 
         return call
 
@@ -165,7 +193,7 @@ class Gate(grpc.aio.ServerInterceptor):
         async def stream(request: Any, context: Context) -> None:
             given_s = context.time_remaining()
             try:
-                async with self._streams.place(asked.caller or "", given_s) as end:
+                async with self._streams.place(caller(), given_s) as end:
                     with open_now.track_inprogress():
                         # closed here and now: a generator that is left to the collector holds what it holds
                         async with aclosing(handler(request, context)) as messages:
@@ -175,46 +203,72 @@ class Gate(grpc.aio.ServerInterceptor):
                     raise
             if end.expired():
                 self._streams.refuse_if_going_away()
+                if self._callers().find(caller()) is None:
+                    raise NotAuthenticated
                 if _is_late(context, given_s):
                     raise _Late
 
         async def call(request: Any, context: Context) -> None:
-            await self._told(asked, context, stream(request, context))
+            await self._told(asked, context, lambda: stream(request, context))
 
         return call
 
-    async def _told(self, asked: _Asked, context: Context, answer: Awaitable[Any]) -> Any:
+    def _reflecting(
+        self, asked: _Asked, handler: Callable[[Any, Any], AsyncIterator[Any]]
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        """Return a handler that streams both ways, as reflection does: to any caller of ours, without other rules."""
+
+        async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
+            if self._who(asked, context) is None:
+                failed = self._status_of(NotAuthenticated(), asked, NOBODY)
+                await context.abort_with_status(rpc_status.to_status(failed))
+            async for message in handler(requests, context):
+                yield message
+
+        return call
+
+    def _who(self, asked: _Asked, context: Context) -> Caller | None:
+        """Return the caller: by the certificate it showed, or by its token where nobody shows certificates."""
+        peer = context.auth_context()
+        if "x509_pem_cert" in peer:
+            names = {name.decode(errors="replace") for name in peer.get("x509_subject_alternative_name", ())}
+            return self._callers().with_certificate(names)
+        return self._callers().with_token(str(asked.metadata.get("authorization", "")))
+
+    async def _told(self, asked: _Asked, context: Context, answer: Callable[[], Awaitable[Any]]) -> Any:
         """Return the answer, or abort the call with what its end means to the caller; count it before that."""
         given_s = context.time_remaining()
-        with self._known(asked):
+        who = self._who(asked, context)
+        with self._known(asked, who or NOBODY):
             failed: status_pb2.Status | None = None
             code = grpc.StatusCode.OK
             try:
-                return await answer
+                _admit(asked, who)
+                return await answer()
             except asyncio.CancelledError:
                 late = _is_late(context, given_s)
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
                 raise
             except Exception as error:  # noqa: BLE001 - the outermost frame of a call
-                failed = self._status_of(error, asked)
+                failed = self._status_of(error, asked, who or NOBODY)
                 code = rpc_status.to_status(failed).code
             finally:
                 self._metrics.handled.labels(*_names(asked.method), code.name).inc()
             return await context.abort_with_status(rpc_status.to_status(failed))
 
     @contextmanager
-    def _known(self, asked: _Asked) -> Iterator[None]:
+    def _known(self, asked: _Asked, who: Caller) -> Iterator[None]:
         parent = propagate.extract(asked.metadata)
         with (
-            calling_as(asked.caller or "", asked.scopes),
+            calling(who),
             self._tracer.start_as_current_span(asked.method, context=parent, kind=trace.SpanKind.SERVER),
         ):
             yield
 
-    def _status_of(self, error: Exception, asked: _Asked) -> status_pb2.Status:
+    def _status_of(self, error: Exception, asked: _Asked, who: Caller) -> status_pb2.Status:
         match error:
             case ServiceError():
-                return status_of(error, self._domain, asked.scopes)
+                return status_of(error, self._domain, who.scopes)
             case _Late():
                 return status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED, message="not finished within your deadline")
             case _:
@@ -262,10 +316,8 @@ async def _write(context: Context, message: Any, *, with_headers: bool) -> None:
         raise asyncio.CancelledError from error
 
 
-async def _refuse(_request: object, _context: object) -> None:
-    raise NotAuthenticated(
-        Words(
-            vi="Thiếu hoặc sai thông tin xác thực của hệ thống gọi.",
-            en="Send metadata `authorization: Bearer <token>` with a token of the callers file.",
-        )
-    )
+def _admit(asked: _Asked, who: Caller | None) -> None:
+    if who is None:
+        raise NotAuthenticated
+    if not who.may_call(asked.method):
+        raise NotAllowed("rpc", asked.method.removeprefix("/"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -28,6 +28,13 @@ class TooManyStreams(ServiceError):
 
     kind = Kind.EXHAUSTED
     reason = "TOO_MANY_STREAMS"
+
+
+class TooManyCalls(ServiceError):
+    """The caller has as many calls in hand as one may."""
+
+    kind = Kind.EXHAUSTED
+    reason = "TOO_MANY_CALLS"
 
 
 class GoingAway(ServiceError):
@@ -56,7 +63,7 @@ class OpenStreams:
         self._life = life
         self._draw = draw
         self._held: Counter[str] = Counter()
-        self._ends: set[asyncio.Timeout] = set()
+        self._ends: dict[asyncio.Timeout, str] = {}
         self._going_away = False
 
     @asynccontextmanager
@@ -81,18 +88,23 @@ class OpenStreams:
         end = asyncio.timeout(life_s if left_s is None else min(life_s, left_s))
         try:
             async with end:
-                self._ends.add(end)
+                self._ends[end] = caller
                 yield end
         finally:
-            self._ends.discard(end)
+            self._ends.pop(end, None)
             self._held[caller] -= 1
 
     def end_all(self) -> None:
         """Tell every open stream to end now, and let no new one in."""
         self._going_away = True
         for end in self._ends:
-            if not end.expired():  # one that ends by itself at this moment cannot be told again
-                end.reschedule(asyncio.get_running_loop().time())
+            _end_now(end)
+
+    def end_others(self, callers: Collection[str]) -> None:
+        """Tell the streams of everybody else to end now: they were callers, and are no longer."""
+        for end, caller in self._ends.items():
+            if caller not in callers:
+                _end_now(end)
 
     def refuse_if_going_away(self) -> None:
         """Tell the client of an ended stream to go on elsewhere, if that is why it ended.
@@ -123,3 +135,20 @@ class OpenStreams:
 
     def _return(self) -> timedelta:
         return timedelta(seconds=self._draw(SHORTEST_RETURN_S, LONGEST_RETURN_S))
+
+
+def too_many_calls(limit: int) -> TooManyCalls:
+    """Return the refusal of one more unary call."""
+    return TooManyCalls(
+        Words(
+            vi=f"Đang chờ {limit} lời gọi, tối đa cho một hệ thống gọi: hãy đợi trả lời rồi gọi tiếp.",
+            en=f"You wait for {limit} calls, as many as a caller may: wait for answers before you call again.",
+        ),
+        retry_after=timedelta(seconds=random.uniform(SHORTEST_RETURN_S, LONGEST_RETURN_S)),  # noqa: S311 - a jitter
+        metadata={"limit": str(limit)},
+    )
+
+
+def _end_now(end: asyncio.Timeout) -> None:
+    if not end.expired():  # one that ends by itself at this moment cannot be told again
+        end.reschedule(asyncio.get_running_loop().time())

@@ -9,13 +9,12 @@ import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-import grpc
 import structlog
 from kip.dossier.v1 import dossier_service_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from services.chassis.clock import system_clock
-from services.chassis.grpc_server import Callers, grpc_server, probe_server, read_callers, read_tls
+from services.chassis.grpc_server import CallersFile, TlsFiles, grpc_server, probe_server, tls_files
 from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import Producer, producing
 from services.chassis.keyring import Keyring, read_keyring
@@ -50,8 +49,8 @@ class Files:
 
     catalogue: YamlCatalogue
     keys: Keyring
-    callers: Callers
-    credentials: grpc.ServerCredentials | None
+    callers: CallersFile
+    tls: TlsFiles | None
     database: Database
 
 
@@ -64,8 +63,8 @@ def read_files(settings: DossierSettings) -> Files:
     return Files(
         catalogue=read_catalogue(settings.procedures_dir),
         keys=read_keyring(settings.seal_notice_keys_file),
-        callers=read_callers(settings.callers_file),
-        credentials=read_tls(settings.grpc_certificate_file, settings.grpc_key_file),
+        callers=CallersFile(settings.callers_file),
+        tls=tls_files(settings.grpc_certificate_file, settings.grpc_key_file, settings.grpc_client_ca_file),
         database=open_database(settings.database_url.get_secret_value()),
     )
 
@@ -99,7 +98,7 @@ async def serve(settings: DossierSettings, stopping: Stopping) -> None:
                 state=health,
                 registry=registry,
                 drain_grace=settings.drain_grace,
-                credentials=files.credentials,
+                tls=files.tls,
             )
         )
         parts.callback(health.stop)

@@ -24,7 +24,10 @@ class DossierSettings(KafkaSettings):
         None, description="PEM certificate chain of the API; demanded in production."
     )
     grpc_key_file: Path | None = Field(None, description="PEM private key of the API; demanded in production.")
-    callers_file: Path = Field(description="JSON: who may call, with the SHA-256 of their token.")
+    grpc_client_ca_file: Path | None = Field(
+        None, description="PEM: who signs the certificates that callers show; demanded in production."
+    )
+    callers_file: Path = Field(description="JSON: who may call what, and how they are known.")
     database_url: SecretStr = Field(
         description="`postgresql://USER:PASSWORD@HOST:PORT/NAME`, or on a laptop `sqlite:///PATH`."
     )
@@ -44,7 +47,11 @@ class DossierSettings(KafkaSettings):
     @model_validator(mode="after")
     def _protected(self) -> DossierSettings:
         if self.profile is Profile.PRODUCTION:
-            demand(grpc_certificate_file=self.grpc_certificate_file, grpc_key_file=self.grpc_key_file)
+            demand(
+                grpc_certificate_file=self.grpc_certificate_file,
+                grpc_key_file=self.grpc_key_file,
+                grpc_client_ca_file=self.grpc_client_ca_file,
+            )
             if self.database_url.get_secret_value().startswith(SQLITE):
                 raise ValueError("database_url: SQLite is for a laptop (PROFILE=laptop); elsewhere use PostgreSQL")
         return self

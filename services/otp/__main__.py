@@ -11,7 +11,7 @@ import structlog
 from kip.otp.v1 import otp_service_pb2_grpc
 
 from services.chassis.clock import system_clock
-from services.chassis.grpc_server import grpc_server, probe_server, read_callers, read_tls
+from services.chassis.grpc_server import CallersFile, grpc_server, probe_server, tls_files
 from services.chassis.inbox_metrics import InboxMetrics
 from services.chassis.kafka_producer import producing
 from services.chassis.keyring import read_keyring
@@ -51,7 +51,7 @@ TELL_ADMISSION_PAUSE = timedelta(seconds=1)
 SWEEP_PAUSE = timedelta(seconds=1)
 WATCH_GUESSES_PAUSE = timedelta(seconds=2)
 CONCLUDE_PAUSE = timedelta(seconds=5)
-SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers in 10 ms
+SETTLED_WITHIN = timedelta(seconds=1)  # a broker that is there answers within 50 ms
 
 
 async def serve(settings: OtpSettings, stopping: Stopping) -> None:
@@ -62,8 +62,8 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         handle_keys = read_keyring(settings.handle_keys_file)
         index_keys = read_keyring(settings.index_keys_file)
         seal_keys = read_keyring(settings.seal_code_keys_file)
-        callers = read_callers(settings.callers_file)
-        credentials = read_tls(settings.grpc_certificate_file, settings.grpc_key_file)
+        callers = CallersFile(settings.callers_file)
+        tls = tls_files(settings.grpc_certificate_file, settings.grpc_key_file, settings.grpc_client_ca_file)
     health = Health()
     registry = new_registry("otp", "0.1.0")
     metrics = OtpMetrics(registry, policy.purposes)
@@ -84,7 +84,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
         mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
         quotas = RedisQuotas(redis, metrics)
-        admit = AdmitLetter(quotas, queue, policy.limits, index_keys=index_keys)
+        admit = AdmitLetter(quotas, queue if settings.admission else None, policy.limits, index_keys=index_keys)
         restraint = RestrainReissue(admit, mint, system_clock)
         verify = VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys, restraint=restraint)
         guard = GuardGuesses(verify, quotas, policy.limits, index_keys=index_keys)
@@ -126,7 +126,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
                 state=health,
                 registry=registry,
                 drain_grace=settings.drain_grace,
-                credentials=credentials,
+                tls=tls,
             )
         )
         parts.callback(health.stop)

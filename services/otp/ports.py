@@ -30,7 +30,7 @@ SHARDS = 256
 COMMIT_TRIES = 64
 """Lost races in a row before a verb says so; each means that somebody else's change of the same challenge went in."""
 ANNOUNCE_WITHIN = timedelta(milliseconds=500)
-"""A broker that is there answers in 10 ms; the outbox keeps what is not published."""
+"""A broker that is there answers within 50 ms, waiting for company included; the outbox keeps what is not published."""
 NOWHERE = 0
 """The shard where what is no challenge id is looked for."""
 

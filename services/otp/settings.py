@@ -22,9 +22,17 @@ class OtpSettings(KafkaSettings):
         None, description="PEM certificate chain of the API; demanded in production."
     )
     grpc_key_file: Path | None = Field(None, description="PEM private key of the API; demanded in production.")
+    grpc_client_ca_file: Path | None = Field(
+        None, description="PEM: who signs the certificates that callers show; demanded in production."
+    )
     redis_url: SecretStr = Field(description="redis:// or rediss:// URL of the store; rediss demanded in production.")
-    callers_file: Path = Field(description="JSON: who may call, with the SHA-256 of their token.")
+    callers_file: Path = Field(description="JSON: who may call what, and how they are known.")
     policy_file: Path = Field(PACKAGED_POLICY, description="YAML: what each purpose promises.")
+    admission: bool = Field(
+        default=True,
+        description="Refuse letters that would leave later than people wait; only a laptop may switch it off, to see "
+        "codes die.",
+    )
     code_keys_file: Path = Field(description="Key ring that codes are derived with; shared with the mailer.")
     handle_keys_file: Path = Field(description="Key ring of handles; otp's own.")
     index_keys_file: Path = Field(description="Key ring of the HMACs in keys; otp's own.")
@@ -33,7 +41,12 @@ class OtpSettings(KafkaSettings):
     @model_validator(mode="after")
     def _protected(self) -> OtpSettings:
         if self.profile is Profile.PRODUCTION:
-            demand(grpc_certificate_file=self.grpc_certificate_file, grpc_key_file=self.grpc_key_file)
+            demand(
+                grpc_certificate_file=self.grpc_certificate_file,
+                grpc_key_file=self.grpc_key_file,
+                admission=self.admission,
+                grpc_client_ca_file=self.grpc_client_ca_file,
+            )
             if not self.redis_url.get_secret_value().startswith("rediss://"):
                 raise ValueError("redis_url must be a rediss:// URL outside a laptop")
         return self

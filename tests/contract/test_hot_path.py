@@ -50,10 +50,10 @@ IMPORTED_BY = {
         "services.otp.metrics",
     },
     "grpc": {
+        "services.chassis.grpc_credentials",
         "services.chassis.grpc_gate",
         "services.chassis.grpc_refusals",
         "services.chassis.grpc_server",
-        "services.dossier.__main__",
         "services.dossier.inbound.grpc_api",
         "services.otp.inbound.grpc_api",
     },

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kip.otp.v1 import otp_service_pb2, otp_service_pb2_grpc
 
 from services.chassis.clock import Clock
-from services.chassis.grpc_server import caller, demand_scope
+from services.chassis.grpc_server import caller, demand_purpose, demand_scope
 from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.guard import GuardGuesses
 from services.otp.actions.issue import IssueCode, QuotaExceeded, RequestCode, UnknownPurpose
@@ -110,6 +110,7 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         """Implements the RPC."""
         del context
         wish = _request(request)
+        demand_purpose(wish.purpose)
         try:
             with self._limits_counted():
                 issued = await self._verbs.issue(wish, self._clock())
@@ -190,6 +191,7 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         subject = checks.text("subject", request.subject, shortest=1, longest=grpc_fields.MAX_SUBJECT)
         reason = checks.text("reason", request.reason, shortest=1, longest=grpc_fields.MAX_REASON)
         checks.done()
+        demand_purpose(purpose)
         if self._policy.find(purpose) is None:
             raise UnknownPurpose(purpose)
         done = await self._verbs.unlock(purpose, subject, self._clock())

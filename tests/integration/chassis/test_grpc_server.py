@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeAlias
@@ -14,14 +15,17 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from prometheus_client import CollectorRegistry
 
+from services.chassis.grpc_callers import Callers
 from services.chassis.grpc_server import MAX_MESSAGE_OCTETS, grpc_server
 from services.chassis.telemetry import Health
 from tests.conditions import eventually
+from tests.fakes.chassis import StandingCallers
 from tests.integration.chassis.health_call import health_of
 from tests.integration.chassis.tiny_post import (
     CALLERS,
     OPERATOR_TOKEN,
     PATIENCE_S,
+    PORTAL,
     SERVICE,
     TOKEN,
     Call,
@@ -117,6 +121,60 @@ async def test_a_message_that_is_too_large_is_refused_before_it_is_read(server: 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_one_caller_does_not_take_the_calls_of_another() -> None:
+    async with serving(calls_per_caller=3) as running:
+        in_hand = [asyncio.create_task(running.ask("Wait")) for _ in range(3)]
+        await eventually(lambda: running.post.entered == 3, what="three calls in hand")
+
+        error = await running.refused("Echo")
+
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        info = detail_of(error, error_details_pb2.ErrorInfo)
+        assert (info.reason, dict(info.metadata)) == ("TOO_MANY_CALLS", {"limit": "3"})
+        assert 1 <= detail_of(error, error_details_pb2.RetryInfo).retry_delay.seconds <= 5
+        assert await running.ask("Echo", b"x", token=OPERATOR_TOKEN) == b"operator: x"
+        running.post.gate.set()
+        assert await asyncio.gather(*in_hand) == [b"done"] * 3
+        assert await running.ask("Echo", b"x") == b"portal: x"
+
+
+async def test_whoever_pings_without_end_is_hung_up_on_and_whoever_calls_next_is_served(server: Running) -> None:
+    pinging = [
+        ("grpc.keepalive_time_ms", 50),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    async with grpc.aio.insecure_channel(server.address, options=pinging) as impatient:
+        wait: Call = impatient.unary_unary(f"/{SERVICE}/Wait")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await wait(b"x", timeout=PATIENCE_S, metadata=(("authorization", f"Bearer {TOKEN}"),))
+
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (error.value.details() or "").lower().replace("_", " ") == "too many pings"
+    assert await server.ask("Echo", b"next") == b"portal: next"
+
+
+async def test_metadata_that_is_too_large_is_refused(server: Running) -> None:
+    echo: Call = server.channel.unary_unary(f"/{SERVICE}/Echo")
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await echo(b"x", timeout=PATIENCE_S, metadata=(("stuffing", "x" * 20_000),))
+
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_an_rpc_that_the_entry_does_not_name_is_forbidden_and_counted_as_such(server: Running) -> None:
+    server.callers.become(Callers((replace(PORTAL, rpcs=frozenset({f"{SERVICE}/Size"})),)))
+
+    error = await server.refused("Echo")
+
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert dict(detail_of(error, error_details_pb2.ErrorInfo).metadata) == {"rpc": f"{SERVICE}/Echo"}
+    assert await server.ask("Size", b"xx") == b"2"
+    assert (server.handled("Echo", "PERMISSION_DENIED"), server.handled("Echo", "UNAUTHENTICATED")) == (1, None)
+
+
 async def test_health_may_be_asked_without_a_token(server: Running) -> None:
     assert await health_of(server.address, "readiness") == "NOT_SERVING"
 
@@ -202,7 +260,7 @@ async def test_a_port_that_is_taken_is_named_with_a_question(server: Running) ->
         [],
         names=[],
         domain="test.kip",
-        callers=CALLERS,
+        callers=StandingCallers(CALLERS),
         state=Health(),
         registry=CollectorRegistry(),
         drain_grace=timedelta(seconds=1),

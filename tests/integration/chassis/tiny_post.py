@@ -18,19 +18,18 @@ from prometheus_client import CollectorRegistry
 
 from deploy.dev.ports import FreePort
 from services.chassis.errors import FieldViolation, Kind, ServiceError, Words
-from services.chassis.grpc_server import Callers, caller, demand_scope, grpc_server, remaining
+from services.chassis.grpc_callers import Caller, Callers
+from services.chassis.grpc_server import caller, demand_scope, grpc_server, remaining
 from services.chassis.telemetry import Health
+from tests.fakes.chassis import StandingCallers
 
 TOKEN = "made-up-token-of-the-portal-0001"
 SERVICE = "kip.test.Post"
 OPERATOR_TOKEN = "made-up-token-of-the-operator-02"
-CALLERS = Callers(
-    {
-        "portal": hashlib.sha256(TOKEN.encode()).digest(),
-        "operator": hashlib.sha256(OPERATOR_TOKEN.encode()).digest(),
-    },
-    {"operator": frozenset({"unlock"})},
-)
+RPCS = frozenset({f"{SERVICE}/*"})
+PORTAL = Caller("portal", hashlib.sha256(TOKEN.encode()).digest(), rpcs=RPCS)
+OPERATOR = Caller("operator", hashlib.sha256(OPERATOR_TOKEN.encode()).digest(), rpcs=RPCS, scopes=frozenset({"unlock"}))
+CALLERS = Callers((PORTAL, OPERATOR))
 PATIENCE_S = 20
 STUFFING = b"x" * 16_000_000
 Call: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
@@ -170,6 +169,7 @@ class Running:
     post: Post
     health: Health
     registry: CollectorRegistry
+    callers: StandingCallers = field(default_factory=lambda: StandingCallers(CALLERS))
     channel: grpc.aio.Channel = field(init=False)
 
     async def ask(
@@ -235,7 +235,7 @@ async def serving(*, drain_grace: timedelta = timedelta(seconds=PATIENCE_S), **o
             [add],
             names=[SERVICE],
             domain="test.kip",
-            callers=CALLERS,
+            callers=running.callers,
             state=running.health,
             registry=running.registry,
             drain_grace=drain_grace,

@@ -54,7 +54,7 @@ class DossierProcess(ServerProcess):
     def prepare(self) -> None:
         """Write the callers and the ring."""
         digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-        callers = {"callers": [{"name": "portal", "token_sha256": digest}]}
+        callers = {"callers": [{"name": "portal", "token_sha256": digest, "rpcs": ["*"]}]}
         key = {"kid": "k1", "secret": base64.b64encode(SECRET).decode(), "not_before": "2026-01-01T00:00:00Z"}
         (self._folder / "callers.json").write_text(json.dumps(callers))
         (self._folder / "seal-notice.json").write_text(json.dumps({"keys": [key]}))

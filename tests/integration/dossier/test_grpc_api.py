@@ -22,7 +22,8 @@ from prometheus_client import CollectorRegistry
 
 from deploy.dev.ports import FreePort
 from services.chassis.clock import system_clock
-from services.chassis.grpc_server import Callers, grpc_server
+from services.chassis.grpc_callers import Caller, Callers
+from services.chassis.grpc_server import grpc_server
 from services.chassis.telemetry import Health
 from services.dossier.actions.advance import AdvanceDossier
 from services.dossier.actions.find import FindDossier
@@ -34,6 +35,7 @@ from services.dossier.outbound.sql_database import open_database
 from services.dossier.outbound.sql_migrations import migrate
 from services.dossier.outbound.yaml_catalogue import read_catalogue
 from services.dossier.settings import PACKAGED_PROCEDURES
+from tests.fakes.chassis import StandingCallers
 
 TOKENS = {"portal": "made-up-token-of-the-portal-0001", "counter": "made-up-token-of-the-counter-001"}
 LONG = "x" * 10_000
@@ -104,7 +106,8 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
         FindDossier(archive),
         DossierMetrics(registry),
     )
-    digests = {name: hashlib.sha256(token.encode()).digest() for name, token in TOKENS.items()}
+    every = frozenset({"*"})
+    known = [Caller(name, hashlib.sha256(token.encode()).digest(), rpcs=every) for name, token in TOKENS.items()]
     address = f"127.0.0.1:{port.number}"
     async with (
         grpc_server(
@@ -112,7 +115,7 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
             [lambda server: dossier_service_pb2_grpc.add_DossierServiceServicer_to_server(api, server)],
             names=[SERVICE_NAME],
             domain="dossier.kip",
-            callers=Callers(digests),
+            callers=StandingCallers(Callers(tuple(known))),
             state=Health(),
             registry=registry,
             drain_grace=timedelta(seconds=2),

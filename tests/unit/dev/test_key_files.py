@@ -8,7 +8,7 @@ import json
 import stat
 from pathlib import Path
 
-from deploy.dev.key_files import KEY_IDS, write_secrets
+from deploy.dev.key_files import EVERYTHING, KEY_IDS, write_secrets
 from services.chassis.grpc_callers import read_callers
 
 
@@ -43,8 +43,9 @@ def test_the_callers_know_the_token_only_by_its_hash(tmp_path: Path) -> None:
     text = (tmp_path / "callers.json").read_text()
     assert json.loads(text) == {
         "callers": [
-            {"name": "demo-portal", "token_sha256": digest(tokens.portal)},
-            {"name": "operator", "token_sha256": digest(tokens.operator), "scopes": ["unlock", "see-limits"]},
+            {"name": "demo-portal", "token_sha256": digest(tokens.portal)} | EVERYTHING,
+            {"name": "operator", "token_sha256": digest(tokens.operator), "scopes": ["unlock", "see-limits"]}
+            | EVERYTHING,
         ],
     }
     assert tokens.portal not in text
@@ -61,9 +62,13 @@ def test_the_services_read_the_callers_of_a_laptop(tmp_path: Path) -> None:
 
     callers = read_callers(tmp_path / "callers.json")
 
-    assert callers.named(f"Bearer {tokens.portal}") == "demo-portal"
-    assert callers.named(f"Bearer {tokens.operator}") == "operator"
-    assert callers.scopes == {"operator": {"unlock", "see-limits"}}
+    portal, operator = (callers.with_token(f"Bearer {token}") for token in (tokens.portal, tokens.operator))
+    assert portal is not None
+    assert operator is not None
+    assert (portal.name, operator.name) == ("demo-portal", "operator")
+    assert not portal.scopes
+    assert operator.scopes == {"unlock", "see-limits"}
+    assert all(who.may_call("/kip.otp.v1.OtpService/RequestCode") for who in (portal, operator))
 
 
 def test_a_laptop_of_before_gets_its_operator_and_keeps_its_other_callers(tmp_path: Path) -> None:
@@ -73,6 +78,7 @@ def test_a_laptop_of_before_gets_its_operator_and_keeps_its_other_callers(tmp_pa
     tokens = write_secrets(tmp_path)
 
     operator = {"name": "operator", "token_sha256": digest(tokens.operator), "scopes": ["unlock", "see-limits"]}
+    operator |= EVERYTHING
     assert json.loads((tmp_path / "callers.json").read_text()) == {"callers": [*before, operator]}
 
 

@@ -22,6 +22,7 @@ PRODUCTION = LAPTOP | {
     "DOSSIER_DATABASE_URL": "postgresql://dossier:made-up@db:5432/dossier",
     "DOSSIER_GRPC_CERTIFICATE_FILE": "tls.crt",
     "DOSSIER_GRPC_KEY_FILE": "tls.key",
+    "DOSSIER_GRPC_CLIENT_CA_FILE": "ca.crt",
 }
 
 
@@ -50,7 +51,9 @@ def test_production_starts_with_what_protects_people(monkeypatch: pytest.MonkeyP
     assert _read(monkeypatch, PRODUCTION).kafka_tls
 
 
-@pytest.mark.parametrize("name", ["DOSSIER_GRPC_CERTIFICATE_FILE", "DOSSIER_GRPC_KEY_FILE"])
+@pytest.mark.parametrize(
+    "name", ["DOSSIER_GRPC_CERTIFICATE_FILE", "DOSSIER_GRPC_KEY_FILE", "DOSSIER_GRPC_CLIENT_CA_FILE"]
+)
 def test_production_demands_tls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str) -> None:
     environment = {key: value for key, value in PRODUCTION.items() if key != name}
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from kip.otp.v1 import otp_service_pb2 as pb
 
-from services.chassis.grpc_callers import calling_as
+from services.chassis.grpc_callers import NotAllowed, calling_as
 from services.chassis.grpc_fields import InvalidField
 from services.otp.actions.issue import QuotaExceeded, UnknownPurpose
 from services.otp.actions.resend import ResendOutcome
@@ -141,6 +141,18 @@ async def test_what_lies_on_a_limit_is_taken(locale: str) -> None:
     )
 
     assert answer.handle
+
+
+async def test_a_caller_asks_for_codes_of_its_own_purposes_only() -> None:
+    office = Office()
+
+    with calling_as("portal", purposes=["login"]), pytest.raises(NotAllowed) as refusal:
+        await office.request()
+
+    assert refusal.value.metadata == {"purpose": PURPOSE.name}
+    assert office.desk.store.calls == []
+    with calling_as("portal", purposes=[PURPOSE.name]):
+        assert (await office.request()).handle
 
 
 async def test_a_limit_that_is_reached_is_counted_by_what_it_counts_for_requests_and_clicks() -> None:

@@ -25,6 +25,7 @@ PRODUCTION = LAPTOP | {
     "OTP_KAFKA_PASSWORD": "made-up",
     "OTP_GRPC_CERTIFICATE_FILE": "tls.crt",
     "OTP_GRPC_KEY_FILE": "tls.key",
+    "OTP_GRPC_CLIENT_CA_FILE": "ca.crt",
 }
 
 
@@ -52,7 +53,9 @@ def test_production_starts_with_what_protects_people(monkeypatch: pytest.MonkeyP
     assert _read(monkeypatch, PRODUCTION).kafka_tls
 
 
-@pytest.mark.parametrize("missing", ["OTP_GRPC_CERTIFICATE_FILE", "OTP_GRPC_KEY_FILE", "OTP_KAFKA_TLS"])
+@pytest.mark.parametrize(
+    "missing", ["OTP_GRPC_CERTIFICATE_FILE", "OTP_GRPC_KEY_FILE", "OTP_GRPC_CLIENT_CA_FILE", "OTP_KAFKA_TLS"]
+)
 def test_production_does_not_start_without(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
 ) -> None:
@@ -68,6 +71,12 @@ def test_production_does_not_talk_to_its_store_in_clear(
 
     assert "rediss://" in told
     assert "made-up" not in told
+
+
+def test_production_does_not_let_in_more_than_its_queue_can_serve(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "admission" in _problems(monkeypatch, capsys, PRODUCTION | {"OTP_ADMISSION": "false"})
 
 
 def test_all_that_is_missing_is_told_at_once(

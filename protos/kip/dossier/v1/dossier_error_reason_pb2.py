@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)kip/dossier/v1/dossier_error_reason.proto\x12\x0ekip.dossier.v1*\xa8\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\"\n\x1e\x45RROR_REASON_UNKNOWN_PROCEDURE\x10\x02\x12\'\n#ERROR_REASON_IDEMPOTENCY_KEY_REUSED\x10\x03\x12 \n\x1c\x45RROR_REASON_UNKNOWN_DOSSIER\x10\x04\x12!\n\x1d\x45RROR_REASON_VERSION_CONFLICT\x10\x05\x12!\n\x1d\x45RROR_REASON_MOVE_NOT_ALLOWED\x10\x06\x12$\n ERROR_REASON_ARCHIVE_UNAVAILABLE\x10\x07\x12\"\n\x1e\x45RROR_REASON_NOT_AUTHENTICATED\x10\t\x12\x1c\n\x18\x45RROR_REASON_NOT_ALLOWED\x10\n\x12!\n\x1d\x45RROR_REASON_TOO_MANY_STREAMS\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_GOING_AWAY\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)kip/dossier/v1/dossier_error_reason.proto\x12\x0ekip.dossier.v1*\xc9\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\"\n\x1e\x45RROR_REASON_UNKNOWN_PROCEDURE\x10\x02\x12\'\n#ERROR_REASON_IDEMPOTENCY_KEY_REUSED\x10\x03\x12 \n\x1c\x45RROR_REASON_UNKNOWN_DOSSIER\x10\x04\x12!\n\x1d\x45RROR_REASON_VERSION_CONFLICT\x10\x05\x12!\n\x1d\x45RROR_REASON_MOVE_NOT_ALLOWED\x10\x06\x12$\n ERROR_REASON_ARCHIVE_UNAVAILABLE\x10\x07\x12\"\n\x1e\x45RROR_REASON_NOT_AUTHENTICATED\x10\t\x12\x1c\n\x18\x45RROR_REASON_NOT_ALLOWED\x10\n\x12!\n\x1d\x45RROR_REASON_TOO_MANY_STREAMS\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_GOING_AWAY\x10\x0c\x12\x1f\n\x1b\x45RROR_REASON_TOO_MANY_CALLS\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kip.dossier.v1.dossier_erro
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=62
-  _globals['_ERRORREASON']._serialized_end=486
+  _globals['_ERRORREASON']._serialized_end=519
 # @@protoc_insertion_point(module_scope)

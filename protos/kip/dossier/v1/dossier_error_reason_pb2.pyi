@@ -41,11 +41,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 9
     """UNAUTHENTICATED: no credentials, or none that we know."""
     ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 10
-    """PERMISSION_DENIED: the caller may not use this call. Metadata: scope."""
+    """PERMISSION_DENIED: we know the caller, and it may not. Metadata: rpc or scope, whichever it lacks."""
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 11
     """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
     ERROR_REASON_GOING_AWAY: _ErrorReason.ValueType  # 12
     """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 13
+    """RESOURCE_EXHAUSTED, with RetryInfo: the caller has too many calls in hand. Metadata: limit."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is ErrorInfo.reason (domain `dossier.kip`), without its prefix."""
@@ -69,9 +71,11 @@ ERROR_REASON_ARCHIVE_UNAVAILABLE: ErrorReason.ValueType  # 7
 ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 9
 """UNAUTHENTICATED: no credentials, or none that we know."""
 ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 10
-"""PERMISSION_DENIED: the caller may not use this call. Metadata: scope."""
+"""PERMISSION_DENIED: we know the caller, and it may not. Metadata: rpc or scope, whichever it lacks."""
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 11
 """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
 ERROR_REASON_GOING_AWAY: ErrorReason.ValueType  # 12
 """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 13
+"""RESOURCE_EXHAUSTED, with RetryInfo: the caller has too many calls in hand. Metadata: limit."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!kip/otp/v1/otp_error_reason.proto\x12\nkip.otp.v1*\x9e\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12 \n\x1c\x45RROR_REASON_UNKNOWN_PURPOSE\x10\x02\x12\'\n#ERROR_REASON_IDEMPOTENCY_KEY_REUSED\x10\x03\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x04\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x06\x12\"\n\x1e\x45RROR_REASON_CODE_KEYS_UNKNOWN\x10\t\x12\"\n\x1e\x45RROR_REASON_NOT_AUTHENTICATED\x10\x08\x12\x1c\n\x18\x45RROR_REASON_NOT_ALLOWED\x10\x07\x12!\n\x1d\x45RROR_REASON_TOO_MANY_STREAMS\x10\n\x12\x1b\n\x17\x45RROR_REASON_GOING_AWAY\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!kip/otp/v1/otp_error_reason.proto\x12\nkip.otp.v1*\xbf\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12 \n\x1c\x45RROR_REASON_UNKNOWN_PURPOSE\x10\x02\x12\'\n#ERROR_REASON_IDEMPOTENCY_KEY_REUSED\x10\x03\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x04\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x06\x12\"\n\x1e\x45RROR_REASON_CODE_KEYS_UNKNOWN\x10\t\x12\"\n\x1e\x45RROR_REASON_NOT_AUTHENTICATED\x10\x08\x12\x1c\n\x18\x45RROR_REASON_NOT_ALLOWED\x10\x07\x12!\n\x1d\x45RROR_REASON_TOO_MANY_STREAMS\x10\n\x12\x1b\n\x17\x45RROR_REASON_GOING_AWAY\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x12\x1f\n\x1b\x45RROR_REASON_TOO_MANY_CALLS\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kip.otp.v1.otp_error_reason
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=50
-  _globals['_ERRORREASON']._serialized_end=464
+  _globals['_ERRORREASON']._serialized_end=497
 # @@protoc_insertion_point(module_scope)

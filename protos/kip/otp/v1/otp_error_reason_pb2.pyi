@@ -41,13 +41,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 8
     """UNAUTHENTICATED: no credentials, or none that we know."""
     ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 7
-    """PERMISSION_DENIED: the caller may not use this call. Metadata: scope."""
+    """PERMISSION_DENIED: we know the caller, and it may not. Metadata: rpc, purpose or scope, whichever it lacks."""
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 10
     """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
     ERROR_REASON_GOING_AWAY: _ErrorReason.ValueType  # 11
     """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 12
     """RESOURCE_EXHAUSTED, with RetryInfo: so many wait that a letter asked for now would come too late."""
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 13
+    """RESOURCE_EXHAUSTED, with RetryInfo: the caller has too many calls in hand. Metadata: limit."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is ErrorInfo.reason (domain `otp.kip`), without its prefix."""
@@ -71,11 +73,13 @@ ERROR_REASON_CODE_KEYS_UNKNOWN: ErrorReason.ValueType  # 9
 ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 8
 """UNAUTHENTICATED: no credentials, or none that we know."""
 ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 7
-"""PERMISSION_DENIED: the caller may not use this call. Metadata: scope."""
+"""PERMISSION_DENIED: we know the caller, and it may not. Metadata: rpc, purpose or scope, whichever it lacks."""
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 10
 """RESOURCE_EXHAUSTED, with RetryInfo: the caller holds too many streams. Metadata: limit."""
 ERROR_REASON_GOING_AWAY: ErrorReason.ValueType  # 11
 """UNAVAILABLE, with RetryInfo: this replica shuts down. Connect again; resume a stream with the last version seen."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 12
 """RESOURCE_EXHAUSTED, with RetryInfo: so many wait that a letter asked for now would come too late."""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 13
+"""RESOURCE_EXHAUSTED, with RetryInfo: the caller has too many calls in hand. Metadata: limit."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
