@@ -84,7 +84,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
         mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
         quotas = RedisQuotas(redis, metrics)
-        admit = AdmitLetter(quotas, queue, policy.limits, index_keys=index_keys)
+        admit = AdmitLetter(quotas, queue if settings.admission else None, policy.limits, index_keys=index_keys)
         restraint = RestrainReissue(admit, mint, system_clock)
         verify = VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys, restraint=restraint)
         guard = GuardGuesses(verify, quotas, policy.limits, index_keys=index_keys)

@@ -28,6 +28,11 @@ class OtpSettings(KafkaSettings):
     redis_url: SecretStr = Field(description="redis:// or rediss:// URL of the store; rediss demanded in production.")
     callers_file: Path = Field(description="JSON: who may call what, and how they are known.")
     policy_file: Path = Field(PACKAGED_POLICY, description="YAML: what each purpose promises.")
+    admission: bool = Field(
+        default=True,
+        description="Refuse letters that would leave later than people wait; only a laptop may switch it off, to see "
+        "codes die.",
+    )
     code_keys_file: Path = Field(description="Key ring that codes are derived with; shared with the mailer.")
     handle_keys_file: Path = Field(description="Key ring of handles; otp's own.")
     index_keys_file: Path = Field(description="Key ring of the HMACs in keys; otp's own.")
@@ -39,6 +44,7 @@ class OtpSettings(KafkaSettings):
             demand(
                 grpc_certificate_file=self.grpc_certificate_file,
                 grpc_key_file=self.grpc_key_file,
+                admission=self.admission,
                 grpc_client_ca_file=self.grpc_client_ca_file,
             )
             if not self.redis_url.get_secret_value().startswith("rediss://"):

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.timeout(240)
 
 NEWS = "mail.delivery.notice.v1"
 AWAY_S = 60
+NOBODYS_HANDLE = "c00" + "0" * 32 + "." + "0" * 64
+GUESSES = 120  # a hundred are the least that are judged by their share
 OLD_S = 600  # twice what dossiers may be behind
 
 
@@ -52,6 +54,15 @@ def test_a_key_that_only_otp_has_is_told_and_its_letters_arrive_when_the_mailer_
     alarmed.restart("mailer")
     assert alarmed.running.inbox.wait_for_mail(citizen.email, timeout_s=60).rcpt_to == (citizen.email,)
     alarmed.wait_until_over("KipKeysUnknown")
+
+
+def test_somebody_who_guesses_is_told(alarmed: Alarmed) -> None:
+    assert "OtpGuessing" not in alarmed.told()
+
+    with alarmed.running.portal() as portal:
+        assert {portal.outcome(NOBODYS_HANDLE, "123456") for _ in range(GUESSES)} == {"unknown"}
+
+    alarmed.wait_until_told("OtpGuessing")
 
 
 def test_while_kafka_is_away_for_a_minute_orders_stay_with_otp_and_nobody_measures_and_then_all_is_well(

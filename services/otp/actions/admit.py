@@ -32,24 +32,27 @@ class AdmitLetter:
     def __init__(
         self,
         quotas: QuotaStore,
-        queue: Queue,
+        queue: Queue | None,
         limits: Limits,
         *,
         index_keys: Keyring,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """Count in the store; name buckets with the ring; `draw` yields a number between two."""
+        """Count in the store; name buckets with the ring; `draw` yields a number between two.
+
+        Without a queue nobody is refused because of its length.
+        """
         self._quotas = quotas
         self._limits = limits
         self._index_keys = index_keys
-        self._gate = _Gate(queue, draw)
+        self._gate = None if queue is None else _Gate(queue, draw)
 
     def refusing(self, deadline: timedelta, now: datetime) -> tuple[float, bool]:
         """Return the share of those who ask that is refused now, of a queue deadline, where most are: 0 to 1.
 
         And whether that is worth telling: with a border between its beginning and its end.
         """
-        return self._gate.refusing(deadline, now)
+        return (0.0, False) if self._gate is None else self._gate.refusing(deadline, now)
 
     def __call__(self, now: datetime) -> Toll:
         """Implements `Admit`. Raises `KeysUnknown` when no index key may be used now."""
@@ -90,7 +93,7 @@ class _Gate:
 class LetterToll:
     """Implements `Toll`."""
 
-    def __init__(self, quotas: QuotaStore, gate: _Gate, limits: Limits, key: Key, now: datetime) -> None:
+    def __init__(self, quotas: QuotaStore, gate: _Gate | None, limits: Limits, key: Key, now: datetime) -> None:
         """Name buckets with this key."""
         self._quotas = quotas
         self._gate = gate
@@ -108,7 +111,7 @@ class LetterToll:
             return None
         if self._paid is not None:
             return None
-        away = self._gate.refused_for(letter, self._now)
+        away = None if self._gate is None else self._gate.refused_for(letter, self._now)
         if away is not None:
             return NoRoom(away, is_overload=True)
         costs = self._costs(letter)

@@ -257,7 +257,8 @@ def test_whatever_happens_no_line_is_lost_and_none_comes_twice(
     _age(log.path.parent, -1)
 
     def write() -> None:
-        written.append(f"line {len(written)} {'x' * (len(written) % 3 * 90)}")
+        # Its own to the end, as lines of a log are: the mark looks at no more than 128 octets.
+        written.append(f"line {len(written)} of {'x' * (len(written) % 3 * 90)} {len(written)}")
         log.write(written[-1])
 
     acts: dict[str, Callable[[], object]] = {

@@ -55,6 +55,7 @@ class Desk:
         index_keys: Keyring | None = None,
         mint: Drawer | None = None,
         quotas: InMemoryQuotas | None = None,
+        admission: bool = True,
     ) -> None:
         self.store = store or InMemoryChallengeStore()
         self.clock: FakeClock = self.store.clock
@@ -67,7 +68,8 @@ class Desk:
         announcing = AnnounceEntries(self.store, self.events)
         announce = announce or announcing
         self.quotas = quotas or InMemoryQuotas(self.clock)
-        self.admit = AdmitLetter(self.quotas, self.queue, policy.limits, index_keys=index, draw=lambda low, _: low)
+        gate = self.queue if admission else None
+        self.admit = AdmitLetter(self.quotas, gate, policy.limits, index_keys=index, draw=lambda low, _: low)
         self.issue = IssueCode(
             self.store,
             self.mint,

@@ -206,6 +206,14 @@ async def test_whoever_asks_in_an_overload_is_told_when_to_come_back_and_has_tak
     assert (await desk.ask()).outcome == "queued"
 
 
+async def test_where_admission_is_off_everybody_is_let_in_however_long_the_queue_is() -> None:
+    desk = Desk(admission=False)
+    desk.queue.waits = [PURPOSE.deadline * 2]
+
+    assert (await desk.ask()).outcome == "queued"
+    assert desk.admit.refusing(PURPOSE.deadline, desk.clock()) == (0.0, False)
+
+
 async def test_who_joins_is_let_in_however_long_the_queue_is() -> None:
     desk = Desk()
     await desk.ask("key-1")

@@ -73,6 +73,12 @@ def test_production_does_not_talk_to_its_store_in_clear(
     assert "made-up" not in told
 
 
+def test_production_does_not_let_in_more_than_its_queue_can_serve(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "admission" in _problems(monkeypatch, capsys, PRODUCTION | {"OTP_ADMISSION": "false"})
+
+
 def test_all_that_is_missing_is_told_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
