@@ -53,11 +53,13 @@ fresh:  ## clone into an empty folder with empty caches and run the README's two
 	@tests/fresh/run.sh
 
 ##@ Measure
-.PHONY: bench bench-lagwatch
+.PHONY: bench bench-lagwatch bench-quotas
 bench: setup  ## what a code costs, beside django-otp (BENCH=--quick to see that it runs); needs PostgreSQL
 	@$(BIN)/python -m bench.codes $(BENCH)
 bench-lagwatch: setup  ## what the measurer costs at 100 partitions and 10 groups (BENCH=--quick: shorter)
 	@$(BIN)/python -m bench.lagwatch $(BENCH)
+bench-quotas: setup  ## what all limits of a letter cost, at 100 000 buckets: CPU, round trips, memory (BENCH=--quick)
+	@$(BIN)/python -m bench.quotas $(BENCH)
 
 ##@ Quality
 .PHONY: check check-fast quality lint format types imports protos protos-check agree k8s-check settings-doc
