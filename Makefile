@@ -24,6 +24,8 @@ up: setup  ## start everything and leave it running (KIP_PORT_BASE=18400 moves t
 	@$(BIN)/python -m deploy.dev.stack up
 down:  ## stop what `make up` started
 	@test ! -x $(BIN)/python || $(BIN)/python -m deploy.dev.stack down
+demo-surge: setup  ## three times what the relay can take, for a moment and for long: who gets in, and what is told when (6 min)
+	@$(PYTEST) -s -q tests/alerts/test_surge.py
 logs:  ## follow all logs of `make up`
 	@$(BIN)/python -m deploy.dev.stack logs
 status:  ## what runs
