@@ -24,6 +24,8 @@ up: setup  ## start everything and leave it running (KIP_PORT_BASE=18400 moves t
 	@$(BIN)/python -m deploy.dev.stack up
 down:  ## stop what `make up` started
 	@test ! -x $(BIN)/python || $(BIN)/python -m deploy.dev.stack down
+demo-surge: setup  ## three times what the relay can take, for a moment and for long: who gets in, and what is told when (6 min)
+	@$(PYTEST) -s -q tests/alerts/test_surge.py
 logs:  ## follow all logs of `make up`
 	@$(BIN)/python -m deploy.dev.stack logs
 status:  ## what runs
@@ -53,11 +55,13 @@ fresh:  ## clone into an empty folder with empty caches and run the README's two
 	@tests/fresh/run.sh
 
 ##@ Measure
-.PHONY: bench bench-lagwatch
+.PHONY: bench bench-lagwatch bench-quotas
 bench: setup  ## what a code costs, beside django-otp (BENCH=--quick to see that it runs); needs PostgreSQL
 	@$(BIN)/python -m bench.codes $(BENCH)
 bench-lagwatch: setup  ## what the measurer costs at 100 partitions and 10 groups (BENCH=--quick: shorter)
 	@$(BIN)/python -m bench.lagwatch $(BENCH)
+bench-quotas: setup  ## what all limits of a letter cost, at 100 000 buckets: CPU, round trips, memory (BENCH=--quick)
+	@$(BIN)/python -m bench.quotas $(BENCH)
 
 ##@ Quality
 .PHONY: check check-fast quality lint format types imports protos protos-check agree k8s-check settings-doc

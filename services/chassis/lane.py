@@ -109,12 +109,20 @@ class Flow:
 
     @property
     def per_second(self) -> float | None:
-        """Return how many letters leave a second while they queue, above 0; none while too little is known."""
+        """Return how many letters leave a second while they queue, above 0; none while too little is known.
+
+        While it was never learnt, what left lately is the least that can leave.
+        """
+        learnt = self.learnt_per_second
+        if learnt is not None or _sum(self.busy)[1] + self.fruitless >= LEAST_LEARNING:
+            return learnt
+        return _pace(*_sum(self.recent))
+
+    @property
+    def learnt_per_second(self) -> float | None:
+        """Return the same, learnt while letters queued and nothing else: no bound, for who must not refuse too many."""
         count, length = _sum(self.busy)
-        length += self.fruitless
-        if length < LEAST_LEARNING:
-            count, length = _sum(self.recent)
-        return count / length.total_seconds() if count and length >= LEAST_LEARNING else None
+        return _pace(count, length + self.fruitless)
 
     @property
     def patience(self) -> timedelta:
@@ -214,6 +222,10 @@ def _last(stretches: tuple[tuple[timedelta, int], ...]) -> tuple[tuple[timedelta
         total -= stretches[0][0]
         stretches = stretches[1:]
     return stretches
+
+
+def _pace(count: int, length: timedelta) -> float | None:
+    return count / length.total_seconds() if count and length >= LEAST_LEARNING else None
 
 
 def _sum(stretches: Iterable[tuple[timedelta, int]]) -> tuple[int, timedelta]:

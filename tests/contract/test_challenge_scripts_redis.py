@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from deploy.dev.valkey_server import ValkeyServer
+from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_changes import hint_channel
+from services.otp.outbound.redis_quotas import RedisQuotas
 from services.otp.outbound.redis_store import challenge_key, ends_key, outbox_key, redis_client, subject_key
+from services.otp.outbound.redis_tally import RedisTally
 from services.otp.ports import SHARDS, OutboxEntry, Position
+from services.otp.rules.guesses import Tally
+from services.otp.rules.quota import Dimension, Limit, Quota
 from tests.conditions import eventually
 from tests.contract.challenge_stores import (
     DATABASE,
@@ -29,6 +35,7 @@ from tests.contract.challenge_stores import (
     subject_of,
     withdrawal_of,
 )
+from tests.fakes.clock import FakeClock
 
 STANDS = Position(3, 41)
 
@@ -208,3 +215,17 @@ async def test_a_cluster_serves_every_call(cluster: Redis) -> None:
     assert (loaded.challenges, loaded.subject) == ({made.id: made}, subject_of(made))
     assert loaded.notes[made.id].position == STANDS
     assert await world.store.find_claim("key") == claim("c00joined")
+
+
+async def test_a_cluster_serves_every_call_about_limits(cluster: Redis) -> None:
+    metrics = OtpMetrics(CollectorRegistry(), [])
+    quotas = RedisQuotas(cluster, metrics, within=timedelta(minutes=1))
+    tally = RedisTally(cluster, metrics, FakeClock(), within=timedelta(minutes=1))
+    small = Limit(1, timedelta(hours=1))
+    five = [Quota(f"{dimension}:somebody", small) for dimension in Dimension]
+
+    assert await quotas.take("a", five) == [timedelta(0)] * len(five)
+    assert all(wait > timedelta(0) for wait in await quotas.take("b", five))
+    await quotas.give_back("a", five)
+    assert await quotas.take("b", five) == [timedelta(0)] * len(five)
+    assert await tally.add(Tally(2, 1)) == Tally(2, 1)

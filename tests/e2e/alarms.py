@@ -127,12 +127,13 @@ class Alarmed:
 
 
 @contextmanager
-def alarmed_stack(directory: Path, *, deadline_s: int = DEADLINE_S) -> Iterator[Alarmed]:
+def alarmed_stack(directory: Path, *, deadline_s: int = DEADLINE_S, admission: bool = False) -> Iterator[Alarmed]:
     """Run a watched stack; skips the test, or fails it in CI, where its watchers are not installed.
 
     Args:
         directory: of the stack.
         deadline_s: how long a code may wait in the queue.
+        admission: refuse who would wait too long; without it codes die, as most alerts want to see.
     """
     require(why_unwatched())
     require(shifted_clock.why_missing())
@@ -140,7 +141,7 @@ def alarmed_stack(directory: Path, *, deadline_s: int = DEADLINE_S) -> Iterator[
     policy, clock = directory / "policy.yaml", ShiftedClock(directory / "shift")
     policy.write_text(yaml.safe_dump(_short_policy(deadline_s), allow_unicode=True))
     settings: Mapping[str, Mapping[str, str]] = {
-        "otp": {"OTP_POLICY_FILE": str(policy), "OTP_ADMISSION": "false"},  # else nobody's code would die
+        "otp": {"OTP_POLICY_FILE": str(policy), "OTP_ADMISSION": str(admission).lower()},
         "mailer": {"MAILER_SLOTS_OTP": str(SLOTS), "MAILER_RETRY_DELAYS_OTP": "PT1S,PT3S"},
         "dossier": clock.environment(),
         "lagwatch": {"LAGWATCH_POLL_INTERVAL": LOOK_EVERY},

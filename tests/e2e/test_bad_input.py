@@ -22,6 +22,10 @@ LONG = "a" * 10_000
 ABSENT = "0" * 64  # the secret of a handle that nobody got
 
 
+# Counts of guesses, which grow by the worst input, and limits that are whole again within minutes.
+PASSING = (b"otp:{guesses:", b"otp:{quota:guesses", b"otp:{quota:domain:", b"otp:{quota:system:")
+
+
 @pytest.fixture
 def stored(peaceful: Running) -> Iterator[Snapshot]:
     """What Redis holds, key by key, whole values included, once everything that was promised before is published."""
@@ -29,7 +33,7 @@ def stored(peaceful: Running) -> Iterator[Snapshot]:
 
     def snapshot() -> Mapping[bytes, bytes]:
         wait_until_published(peaceful)
-        return {key: client.dump(key) for key in client.scan_iter()}
+        return {key: client.dump(key) for key in client.scan_iter() if not key.startswith(PASSING)}
 
     yield snapshot
     client.close()

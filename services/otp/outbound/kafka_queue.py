@@ -163,7 +163,7 @@ class KafkaQueue:
         """Implements `Queue`."""
         if position is None or self._sample is None:
             return Outlook()
-        rate = None if self._flow.is_still else self._flow.per_second
+        rate = None if self._flow.is_still else self._flow.learnt_per_second
         told = forecast(self._sample, rate, position.partition, position.offset, self._clock())
         if told is None:
             return Outlook()
@@ -174,9 +174,10 @@ class KafkaQueue:
         lane = self._flow.before
         count = len(lane.main) if lane is not None else 0
         partition = (murmur2(challenge_id.encode()) & 0x7FFFFFFF) % count if count else 0
-        told = wait_in(self._flow, self._clock())
+        # Not by what left lately: before a surge that was little because few asked, and half of all would be refused.
+        told = wait_in(replace(self._flow, recent=()), self._clock())
         wait = told.partitions.get(partition, told.whole) if told is not None else None
-        return Load(wait, self._unpublished, self._flow.per_second, partition)
+        return Load(wait, self._unpublished, self._flow.learnt_per_second, partition)
 
     def unpublished(self, letters: int) -> None:
         """Implements `Queue`."""

@@ -409,3 +409,16 @@ async def test_behind_a_short_partition_the_wait_is_shorter_than_behind_one_ten_
         assert set(by_partition) == set(range(12))
         assert by_partition[0] == timedelta(seconds=(9_955 + 11 * 1_000) / 4)
         assert {by_partition[number] for number in range(1, 12)} == {timedelta(seconds=12 * 1_000 / 4)}
+
+
+async def test_how_little_left_while_few_asked_is_no_pace_to_refuse_people_by() -> None:
+    async with office() as it:
+        for second in range(60):
+            await it.sample(second // 30, second // 30, handed_over=second % 30 == 0)
+        told = []
+        for second in range(1, 9):
+            await it.sample(2 + 4 * max(0, second - 4), 2 + 15 * second, handed_over=4 if second > 4 else 0)
+            told.append(it.queue.load("c00"))
+
+        assert all(load.wait is not None and load.wait <= timedelta(seconds=9) for load in told)
+        assert it.outlook(100)[1] is None
