@@ -154,7 +154,8 @@ async def test_a_surge_that_no_queue_can_serve_refuses_some_and_serves_whom_it_l
     usable = sum(mails[person.email] > 0 for person in let_in)
     told = sorted(wait for person in people for wait in person.refusals)
     print(
-        f"everyone who came: {len(people)}, let in: {len(let_in)}, of these with a mail: {usable}, dropped: {dropped:.0f}"
+        f"everyone who came: {len(people)}, let in: {len(let_in)}, "
+        f"of these with a mail: {usable}, dropped: {dropped:.0f}"
     )
     print(f"refusals: {len(told)}, told to wait {told[0]:.0f} to {told[-1]:.0f} s; of the relay was used: {used:.0%}")
     print(
