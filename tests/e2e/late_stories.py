@@ -24,17 +24,15 @@ from tests.e2e.portal import Citizen, Portal
 from tests.fakes.reports import report
 
 GREYLISTED = (450, "4.7.1 greylisted, please try again")
-
-
 UNKNOWN_USER = (550, "5.1.1 no such user here")
-
-
 BOUNCES = 5
-
+REASONS = {
+    "dsn": ["repeated", "outranked", "no_envelope_id", "forged", "no_report", "malformed"],
+    "relay_log": ["unknown_letter"],
+}
+"""For which receipts may be ignored, by their source."""
 
 Story = Callable[[LateStack, Portal], Any]
-
-
 STORIES: dict[str, Story] = {}
 
 
@@ -65,6 +63,8 @@ def news(portal: Portal, handle: str, wanted: Callable[[pb.Challenge], bool]) ->
 
 @dataclass
 class Healed:
+    """The MX defers for longer than a code may live."""
+
     challenge: pb.Challenge
     first: pb.VerifyCodeResponse
     outcome: str
@@ -90,6 +90,8 @@ def deferred_beyond_its_life(late: LateStack, portal: Portal) -> Healed:
 
 @dataclass
 class Late:
+    """The MX defers for a moment."""
+
     challenge: pb.Challenge
     handed_over_s: float
     typed_s: float
@@ -117,6 +119,8 @@ def deferred_for_a_moment(late: LateStack, portal: Portal) -> Late:
 
 @dataclass
 class Typed:
+    """A right code is typed when it is too late."""
+
     outcomes: list[str]
     replaced_by: set[str]
     challenge: pb.Challenge
@@ -195,17 +199,13 @@ def slow_for_ever(late: LateStack, portal: Portal) -> tuple[pb.Challenge, int]:
 
 @dataclass
 class Ignored:
+    """Receipts of no effect come in."""
+
     rose: dict[str, float]
     before: pb.Challenge
     after: pb.Challenge
     deferred: pb.Challenge
     outcome: str
-
-
-REASONS = {
-    "dsn": ["repeated", "outranked", "no_envelope_id", "forged", "no_report", "malformed"],
-    "relay_log": ["unknown_letter"],
-}
 
 
 @story
