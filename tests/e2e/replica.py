@@ -19,11 +19,13 @@ class OtpReplica(ServerProcess):
     Args:
         stack: whose otp it stands beside.
         folder: for its log.
+        brokers: its Kafka, if not that of the first: one that is not there makes it deaf.
     """
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
+    def __init__(self, stack: Stack, folder: Path, *, brokers: str = "") -> None:
         super().__init__("otp-2", folder / "otp-2.log", {"grpc": None, "http": None, "probe": None})
         self._first = stack["otp"]
+        self._brokers = {"OTP_KAFKA_BROKERS": brokers} if brokers else {}
         self.addresses()
 
     def command(self) -> list[str]:
@@ -32,16 +34,18 @@ class OtpReplica(ServerProcess):
 
     def environment(self) -> dict[str, str]:
         """Return what the first one gets, with ports of its own."""
-        return self._first.environment() | {name: self.addresses()[port] for name, port in MOVED.items()}
+        moved = {name: self.addresses()[port] for name, port in MOVED.items()}
+        return self._first.environment() | moved | self._brokers
 
     def working_directory(self) -> Path:
         """Run where the first one runs."""
         return CHECKOUT
 
     def is_ready(self) -> bool:
-        """Ask its metrics page, and that it has joined the group."""
+        """Ask its metrics page, and that it has joined the group; of a deaf one, that it serves."""
         try:
-            return "otp_build_info" in page_of(self.addresses()["http"]) and "partitions_assigned" in self.log_text()
+            is_up = "otp_build_info" in page_of(self.addresses()["http"])
+            return is_up and ("serving" if self._brokers else "partitions_assigned") in self.log_text()
         except OSError:
             return False
 
