@@ -157,6 +157,17 @@ async def test_a_batch_that_takes_too_long_fails_whole_and_so_does_who_waited_fo
     assert await batches.ask("INCR", "counter") == 1, "nothing of the failed batch is on its way"
 
 
+async def test_who_has_waited_for_its_turn_too_long_is_told_and_not_sent(counted: Counted) -> None:
+    batches = batches_of(counted, timedelta(milliseconds=50))
+    counted.open.clear()
+    calls = [asyncio.create_task(batches.ask("INCR", "counter")) for _ in range(LARGEST + 1)]
+
+    told = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {type(answer) for answer in told} == {TimeoutError}
+    assert counted.sizes == [LARGEST]
+
+
 async def test_a_script_that_was_forgotten_is_taught_again_and_its_own_refusal_is_told(
     counted: Counted, client: Redis
 ) -> None:

@@ -34,7 +34,7 @@ from services.mailer.metrics import ReceiptMetrics
 from services.mailer.ports import LedgerAway, ReceiptBook, Relayed, TryAgain
 from services.mailer.rules.receipt import Backoff, News, Receipt, Source, Told
 
-LOOK_EVERY_S = 0.2
+LOOK_EVERY_S = 0.1  # a stat and a read: whoever watches shall know within a second
 HELD_S = 5.0  # a mailer that lives notes the id within 50 ms of the 250
 MOST_HELD = 2_000  # lines; a megabyte or so
 # Syslog's own words first, then the program, its process id, the queue id, and what is said. Text of other hosts comes
