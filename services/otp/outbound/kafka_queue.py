@@ -152,7 +152,7 @@ class KafkaQueue:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-queue")
         self._reader: OffsetReader | None = None
         self._sample: Sample | None = None
-        self._flow = Flow()
+        self._flow = self._kind = Flow()
         self._parts: Mapping[Place, PartitionLag] = {}
         self._unpublished = 0
         self._heard = 0
@@ -174,8 +174,7 @@ class KafkaQueue:
         lane = self._flow.before
         count = len(lane.main) if lane is not None else 0
         partition = (murmur2(challenge_id.encode()) & 0x7FFFFFFF) % count if count else 0
-        # Not by what left lately: before a surge that was little because few asked, and half of all would be refused.
-        told = wait_in(replace(self._flow, recent=()), self._clock())
+        told = wait_in(self._kind, self._clock())
         wait = told.partitions.get(partition, told.whole) if told is not None else None
         return Load(wait, self._unpublished, self._flow.learnt_per_second, partition)
 
@@ -209,6 +208,7 @@ class KafkaQueue:
             self._flow = flowed(self._flow, lane, round(heard * share))
         else:  # nobody tells us what leaves: nothing is learnt, and nothing is held against the mailer
             self._flow = replace(self._flow, before=lane)
+        self._kind = _kind_to_people(self._flow)
 
     def _lane(self, offsets: Mapping[Place, Offsets], at: datetime) -> LaneLag:
         self._parts = {
@@ -264,6 +264,19 @@ class KafkaQueue:
     def _age_s(self) -> float:
         since = self._sample.at if self._sample is not None else self._opened_at
         return (self._clock() - since).total_seconds()
+
+
+def _kind_to_people(flow: Flow) -> Flow:
+    """Return the flow without what only bounds a wait from above: right for a page, and wrong for refusing people.
+
+    What left lately was little because few asked. And a partition may seem to stand while others move, because the
+    mailer has its letters in hand behind theirs; one that really does fills up, and then its length tells.
+    """
+    lane = flow.before
+    if lane is None:
+        return flow
+    main = tuple(replace(part, still_since=None) for part in lane.main)
+    return replace(flow, recent=(), before=replace(lane, main=main))
 
 
 @asynccontextmanager

@@ -422,3 +422,12 @@ async def test_how_little_left_while_few_asked_is_no_pace_to_refuse_people_by() 
 
         assert all(load.wait is not None and load.wait <= timedelta(seconds=9) for load in told)
         assert it.outlook(100)[1] is None
+
+
+async def test_a_partition_that_seems_to_stand_while_others_move_is_as_long_as_it_is() -> None:
+    async with office() as it:
+        it.others = {Place(TOPIC, 1): Offsets(0, 100)}
+        await it.surge(60, each=4)
+        by_partition = {it.queue.load(f"c{number}").partition: it.queue.load(f"c{number}").wait for number in range(99)}
+
+        assert by_partition[1] == timedelta(seconds=(100 + 100) / 4)
