@@ -21,7 +21,7 @@ from tests.conditions import wait_until
 from tests.e2e.late_stack import LIFE_S, MAX_LIFE_S, NAME, WITHIN_S, LateStack, wait_until_past
 from tests.e2e.mailbox import code_in
 from tests.e2e.portal import Citizen, Portal
-from tests.fakes.reports import report
+from tests.servers.relay_reports import report
 
 GREYLISTED = (450, "4.7.1 greylisted, please try again")
 UNKNOWN_USER = (550, "5.1.1 no such user here")

@@ -31,10 +31,10 @@ from tests.conditions import eventually
 from tests.fakes.clock import NOON
 from tests.fakes.mailer import InMemoryLedger, RecordingEvents
 from tests.fakes.mailer_receipts import InMemoryReceiptBook
-from tests.fakes.reports import report
 from tests.integration.inbox.running_inbox import RunningInbox
 from tests.integration.mailer.smtp_wire import PATIENT_S, Steps, letter, smtp_wire
 from tests.servers.relay_process import RelayProcess
+from tests.servers.relay_reports import report
 from tests.servers.require import require
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from services.mailer.rules.receipt import Receipt, Source, Told
 from tests.fakes.clock import NOON, FakeClock
 from tests.fakes.mailer import InMemoryLedger, RecordingEvents
 from tests.fakes.mailer_receipts import InMemoryReceiptBook
-from tests.fakes.reports import report
+from tests.servers.relay_reports import report
 
 S = timedelta(seconds=1)
 KEY, OTHER_KEY = (Key(f"r{n}", f"made-up-secret-of-32-octets-{n:04}".encode(), NOON) for n in (1, 2))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from email.utils import format_datetime
 
-from tests.fakes.clock import NOON
-
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)  # that of the fake clocks
 HUMAN = "This is the mail system at host relay.test.\r\n\r\n    Your message could not be delivered."
 
 
