@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -12,88 +11,16 @@ import pytest
 from kafka import TopicPartition, errors
 from kafka.admin import OffsetSpec
 from kafka.structs import OffsetAndMetadata, OffsetAndTimestamp
-from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from services.otp.metrics import OtpMetrics
-from services.otp.outbound.kafka_queue import AdminReader, KafkaQueue, Place
+from services.otp.outbound.kafka_queue import AdminReader, Place
 from services.otp.ports import Position
-from services.otp.rules.admission import Load
 from services.otp.rules.outlook import Offsets, Outlook
 from tests.conditions import eventually
-from tests.fakes.clock import FakeClock
+from tests.unit.otp.queue_office import TOPIC, office
 
 AWAY = errors.KafkaConnectionError("away")
-TOPIC, OTHER = "letters", "notices"
-
-
-class Broker:
-    """What a broker says, or how it fails; opens readers of itself, and is one."""
-
-    def __init__(self) -> None:
-        self.offsets: Mapping[Place, Offsets] = {Place(TOPIC, 0): Offsets(10, 10)}
-        self.failure: Exception | None = None
-        self.opened = self.closed = 0
-        self.asked: Callable[[], None] = lambda: None
-        """Called when it is asked, before it answers."""
-
-    def open(self) -> Broker:
-        self.opened += 1
-        return self
-
-    def read(self) -> Mapping[Place, Offsets]:
-        self.asked()
-        if self.failure is not None:
-            raise self.failure
-        return self.offsets
-
-    def close(self) -> None:
-        self.closed += 1
-        raise errors.KafkaConnectionError  # as clients do that no longer work
-
-
-class Office:
-    """A queue over a scripted broker, under a clock that the test turns."""
-
-    def __init__(self, share: float = 1.0) -> None:
-        self.broker, self.clock, self.registry = Broker(), FakeClock(), CollectorRegistry()
-        self.share = share
-        self.others: dict[Place, Offsets] = {}
-        """Of other partitions, and of tiers."""
-        self.queue = KafkaQueue(
-            self.broker.open, self.clock, OtpMetrics(self.registry, []), TOPIC, share=lambda: self.share
-        )
-
-    async def sample(self, committed: int, end: int, *, after_s: float = 1, handed_over: int = 0) -> None:
-        """Let time pass, tell of hand-overs, and take a sample of partition 0."""
-        self.clock.pass_by(timedelta(seconds=after_s))
-        for _ in range(handed_over):
-            self.queue.handed_over(self.clock())
-        self.broker.offsets = {Place(TOPIC, 0): Offsets(committed, end)} | self.others
-        await self.queue.sample()
-
-    async def surge(self, seconds: int = 12, *, each: int = 4) -> None:
-        """See a backlog in which so many letters leave each second."""
-        await self.sample(0, 9_999)
-        for second in range(1, seconds):
-            await self.sample(each * second, 9_999, handed_over=each)
-
-    def outlook(self, offset: int) -> tuple[int | None, float | None]:
-        """Return place and seconds until departure."""
-        told = self.queue.outlook(Position(0, offset), self.clock())
-        return told.place, None if told.leaves_at is None else (told.leaves_at - self.clock()).total_seconds()
-
-    def number(self, name: str) -> float | None:
-        return self.registry.get_sample_value(name)
-
-
-@asynccontextmanager
-async def office(share: float = 1.0) -> AsyncIterator[Office]:
-    made = Office(share)
-    try:
-        yield made
-    finally:
-        await made.queue.close()
+OTHER = "notices"
 
 
 async def test_before_the_first_sample_nothing_is_known() -> None:
@@ -327,107 +254,3 @@ def test_topics_are_read_each_for_its_group_in_one_go() -> None:
 
     assert read == {Place(TOPIC, 0): Offsets(3, 9), Place(OTHER, 0): Offsets(4, 5)}
     assert admin.asked[:2] == ["mailer", "retry"]
-
-
-async def test_idle_there_is_no_wait_and_no_rate_and_nothing_is_divided_by_nothing() -> None:
-    async with office() as it:
-        for _ in range(5):
-            await it.sample(0, 0)
-
-        assert it.queue.load("c00") == Load(timedelta(0))
-
-
-async def test_before_the_first_sample_and_after_15_s_without_one_the_wait_is_unknown() -> None:
-    async with office() as it:
-        assert it.queue.load("c00").wait is None
-        await it.surge(each=4)
-        known = it.queue.load("c00")
-        it.clock.pass_by(timedelta(seconds=15))
-        assert it.queue.load("c00").wait is not None
-
-        it.clock.pass_by(timedelta(milliseconds=1))
-
-        assert known.wait == timedelta(seconds=(9_999 - 44) / 4)
-        assert it.queue.load("c00") == Load(None, 0, 4.0)
-
-
-async def test_letters_in_tiers_and_in_the_outbox_wait_before_the_next() -> None:
-    async with office() as it:
-        await it.surge(each=4)
-        it.others = {Place("tier", 0): Offsets(0, 300), Place("tier", 1): Offsets(50, 150)}
-        it.queue.unpublished(200)
-
-        await it.sample(48, 9_999, handed_over=4)
-
-        assert it.queue.load("c00").wait == timedelta(seconds=(9_999 - 48 + 400 + 200) / 4)
-        assert it.queue.load("c00").unpublished == 200
-        assert it.outlook(48 + 400) == (400, 200)  # what is in the outbox comes after a letter that is published
-
-
-async def test_when_every_letter_is_put_off_the_wait_grows_and_never_reads_nothing() -> None:
-    """Both relays answer 451: the main topic empties into the tiers, and nothing is handed over."""
-    async with office() as it:
-        await it.surge(each=4)
-        waits = []
-        for second in range(60):
-            it.others = {Place("tier", 0): Offsets(0, 200 * second)}
-            await it.sample(min(48 + 200 * second, 9_999), 9_999 + 2 * second)
-            wait = it.queue.load("c00").wait
-            assert wait is not None
-            waits.append(wait)
-
-        assert min(waits) > timedelta(seconds=2_000)
-        assert waits[-1] > waits[0]
-        assert it.outlook(10_100)[1] is None
-
-
-async def test_when_the_mailer_stops_the_wait_grows_with_the_clock_and_no_eta_is_told() -> None:
-    async with office() as it:
-        await it.surge(each=4)
-        for _ in range(60):
-            await it.sample(44, 9_999)
-
-        stopped = it.queue.load("c00").wait
-        it.clock.pass_by(timedelta(seconds=5))
-
-        assert stopped is not None
-        assert stopped > timedelta(seconds=60 + (9_999 - 44) / 4)
-        assert it.queue.load("c00").wait == stopped + timedelta(seconds=5)
-        assert it.outlook(400) == (356, None)
-
-
-async def test_behind_a_short_partition_the_wait_is_shorter_than_behind_one_ten_times_as_long() -> None:
-    async with office() as it:
-        it.others = {Place(TOPIC, number): Offsets(0, 1_000) for number in range(1, 12)}
-        await it.surge(each=4)
-        by_partition: dict[int, timedelta] = {}
-        for number in range(400):
-            load = it.queue.load(f"c{number}")
-            assert load.wait is not None
-            by_partition[load.partition] = load.wait
-
-        assert set(by_partition) == set(range(12))
-        assert by_partition[0] == timedelta(seconds=(9_955 + 11 * 1_000) / 4)
-        assert {by_partition[number] for number in range(1, 12)} == {timedelta(seconds=12 * 1_000 / 4)}
-
-
-async def test_how_little_left_while_few_asked_is_no_pace_to_refuse_people_by() -> None:
-    async with office() as it:
-        for second in range(60):
-            await it.sample(second // 30, second // 30, handed_over=second % 30 == 0)
-        told = []
-        for second in range(1, 9):
-            await it.sample(2 + 4 * max(0, second - 4), 2 + 15 * second, handed_over=4 if second > 4 else 0)
-            told.append(it.queue.load("c00"))
-
-        assert all(load.wait is not None and load.wait <= timedelta(seconds=9) for load in told)
-        assert it.outlook(100)[1] is None
-
-
-async def test_a_partition_that_seems_to_stand_while_others_move_is_as_long_as_it_is() -> None:
-    async with office() as it:
-        it.others = {Place(TOPIC, 1): Offsets(0, 100)}
-        await it.surge(60, each=4)
-        by_partition = {it.queue.load(f"c{number}").partition: it.queue.load(f"c{number}").wait for number in range(99)}
-
-        assert by_partition[1] == timedelta(seconds=(100 + 100) / 4)

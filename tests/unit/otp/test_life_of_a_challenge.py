@@ -35,6 +35,7 @@ FORMS: tuple[Callable[[str], str], ...] = (
 TRUSTED: list[FateWord] = ["handed_over", "delivered", "deferred", "bounced", "refused", "dropped", "dropped"]
 HEARSAY: list[FateWord] = ["said_delivered", "said_bounced"]
 HEARD = TRUSTED + HEARSAY
+COPIED: list[FateWord] = ["handed_over", "handed_over", "delivered"]
 TRIED_AGAIN = [0, 3, 71, 300, 469, 471, 1000]
 """Seconds from a deferral to the relay's next try; 0: it does not say."""
 FORBIDDEN = [None, None, "quota", "overload"]
@@ -248,6 +249,23 @@ class LifeOfAChallenge(RuleBasedStateMachine):
         self._hear_now(held, "handed_over", replica)
         self.worlds.turn(seconds * 1000)
         self._hear_now(held, "delivered", replica, number=number)
+
+    @rule(
+        held=handles,
+        fate=st.sampled_from(COPIED),
+        ago=st.lists(st.sampled_from([0, 60, 120, 180]), min_size=2, max_size=3),
+        replica=REPLICAS,
+    )
+    def copies_of_a_letter_are_told_in_any_order(
+        self, *, held: Held, fate: FateWord, ago: list[int], replica: int
+    ) -> None:
+        held = self._open(held, replica)
+        number = self.worlds.newest(held)
+        self.worlds.turn(181_000)
+        now = self.worlds.model.now
+        for each in ago:
+            event = Event(held.challenge, number, fate, now - each * 1000, now - each * 1000, exposed=False)
+            self.worlds.do(self.worlds.hear(event), replica)
 
     @rule(held=handles, again=st.sampled_from(TRIED_AGAIN), times=st.integers(1, 3), replica=REPLICAS)
     def a_relay_defers_a_letter(self, *, held: Held, again: int, times: int, replica: int) -> None:
