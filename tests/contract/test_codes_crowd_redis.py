@@ -34,7 +34,7 @@ from tests.fakes.otp_quotas import AdmitsAll
 from tests.fakes.otp_restraint import InMemoryRestraint
 from tests.unit.otp.desk import REQUEST
 
-AT_ONCE = replace(PURPOSE, cooldowns=(timedelta(milliseconds=1),))  # other challenges of a subject need no waiting
+AT_ONCE = replace(PURPOSE, cooldowns=(timedelta(microseconds=1),))  # other challenges of a subject need no waiting
 POLICY = Policy({AT_ONCE.name: AT_ONCE})
 CODE_KEYS = ring("c1", 1)
 HOST_TIME = NOON  # chooses keys only; what happens in the crowd happens by the server's clock
