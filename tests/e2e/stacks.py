@@ -55,7 +55,7 @@ def new_stack(directory: Path) -> Running:
     entries = [caller_entry(name, token) for name, token in names]
     entries.append(caller_entry(OPERATOR, made.operator, OPERATORS_SCOPES))
     callers.write_text(json.dumps({"callers": entries}))
-    policy.write_text(yaml.safe_dump(_policy_with_long_codes(), allow_unicode=True))
+    policy.write_text(yaml.safe_dump(_policy_of_tests(), allow_unicode=True))
     settings = {
         "otp": {"OTP_CALLERS_FILE": str(callers), "OTP_POLICY_FILE": str(policy)},
         "dossier": {"DOSSIER_CALLERS_FILE": str(callers)},
@@ -72,7 +72,14 @@ def create_topics(stack: Stack) -> None:
     subprocess.run(command, env=python_environment({}), cwd=CHECKOUT, capture_output=True, check=True, timeout=60)
 
 
-def _policy_with_long_codes() -> object:
+def _policy_of_tests() -> object:
+    """Return the packaged policy with long codes, and without a share of failures that would halve attempts.
+
+    Else hundreds of wrong codes of one test would take attempts from the next ones for ten minutes.
+    """
     policy = yaml.safe_load((CHECKOUT / "services" / "otp" / "policy.yaml").read_text())
-    purposes = policy["purposes"]
-    return policy | {"purposes": purposes | {LONG_CODES: purposes["confirm-email"] | {"digits": 10}}}
+    purposes, limits = policy["purposes"], policy["limits"]
+    return policy | {
+        "purposes": purposes | {LONG_CODES: purposes["confirm-email"] | {"digits": 10}},
+        "limits": limits | {"guesses": limits["guesses"] | {"failure_ratio": 1.0}},
+    }

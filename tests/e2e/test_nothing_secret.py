@@ -1,4 +1,4 @@
-"""No dump of Redis or Kafka, no log, no metric and no process list holds a code, an address, a text or a token."""
+"""No dump of Redis or Kafka, no log, metric, process list or refusal holds a code, an address, a text or a token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -21,7 +20,7 @@ from deploy.dev.inbox.client import InboxClient
 from tests.conditions import wait_until
 from tests.e2e.dumps import everything, places_of, ways_to_write
 from tests.e2e.mailbox import ARRIVES_WITHIN_S, code_in, mail_to
-from tests.e2e.portal import Citizen, Portal, refused
+from tests.e2e.portal import Citizen, Portal
 from tests.e2e.stacks import LONG_CODES, Running
 
 CITIZENS = 24
@@ -37,6 +36,8 @@ class Known:
 
     secrets: dict[str, list[bytes]] = field(default_factory=dict)
     public_ids: list[str] = field(default_factory=list)
+    refusals: list[bytes] = field(default_factory=list)
+    """All that callers who were refused were told, in words and in details."""
 
     def add(self, what: str, *texts: str) -> None:
         """Remember texts that must not be found."""
@@ -48,6 +49,11 @@ class Known:
         self.public_ids.append(challenge_id)
         self.add("secret of a handle", secret)
         self.secrets["secret of a handle"].append(bytes.fromhex(secret))
+
+    def add_refusal(self, error: Any) -> None:
+        """Remember what a caller was told; gRPC's own class of the error says not what it has."""
+        self.refusals.append(error.details().encode())
+        self.refusals += [part if isinstance(part, bytes) else part.encode() for _, part in error.trailing_metadata()]
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +126,10 @@ def tell_a_random_flow(known: Known, portal: Portal, inbox: InboxClient, chance:
         lambda: portal.request(citizen, key=handles[0], **wish),  # a secret where a key should be
     ]
     for step in chance.choices(steps, k=5):
-        with suppress(grpc.RpcError):
+        try:
             step()
+        except grpc.RpcError as error:
+            known.add_refusal(error)
     for handle in set(handles):
         known.add_handle(handle)
     for mail in inbox.messages(to=citizen.email):
@@ -146,18 +154,24 @@ def tell_of_strangers(known: Known, peaceful: Running) -> None:
     """Let callers be refused in every way: what they sent is no less private."""
     citizen, token = Citizen("lan"), "a-token-that-nobody-has-given-out"
     with peaceful.portal() as portal, peaceful.portal(token) as stranger:
-        refused(lambda: stranger.request(citizen))
-        refused(lambda: portal.request(citizen, purpose="unheard-of"))
-        refused(lambda: portal.request(citizen, email=f"{citizen.email} and more"))
-        refused(lambda: portal.request(citizen, context=f"two\nlines of {citizen.mark}"))
-        refused(lambda: portal.open_dossier(citizen, procedure="unheard-of"))
+        calls: list[Callable[[], object]] = [
+            lambda: stranger.request(citizen),
+            lambda: portal.request(citizen, purpose="unheard-of"),
+            lambda: portal.request(citizen, email=f"{citizen.email} and more"),
+            lambda: portal.request(citizen, context=f"two\nlines of {citizen.mark}"),
+            lambda: portal.open_dossier(citizen, procedure="unheard-of"),
+        ]
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as refusal:
+                call()
+            known.add_refusal(refusal.value)
     known.add("address", citizen.email)
     known.add("context", citizen.mark)
     known.add("token", token)
 
 
 def test_nothing_secret_is_anywhere(peaceful: Running, known: Known) -> None:
-    haystacks = everything(peaceful)
+    haystacks = everything(peaceful) | {"refusals": b"\n".join(known.refusals)}
 
     found = {what: places_of(needles, haystacks) for what, needles in known.secrets.items()}
 
@@ -166,7 +180,7 @@ def test_nothing_secret_is_anywhere(peaceful: Running, known: Known) -> None:
 
 
 def test_the_search_finds_what_may_be_found(peaceful: Running, known: Known) -> None:
-    haystacks = everything(peaceful)
+    haystacks = everything(peaceful) | {"refusals": b"\n".join(known.refusals)}
 
     unseen = [each for each in known.public_ids if not {"redis", "kafka"} <= places_of([each.encode()], haystacks)]
 
@@ -175,6 +189,7 @@ def test_the_search_finds_what_may_be_found(peaceful: Running, known: Known) -> 
     assert places_of([b"serving"], haystacks) >= {"log of otp", "log of mailer"}
     assert places_of([b"otp_requests_total"], haystacks) == {"metrics of otp"}
     assert places_of([b"services.mailer"], haystacks) >= {"process mailer"}
+    assert "refusals" in places_of([b"unheard-of"], haystacks)
 
 
 def test_the_search_finds_what_is_planted(peaceful: Running, known: Known) -> None:
