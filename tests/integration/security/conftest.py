@@ -19,9 +19,12 @@ __all__ = ["rubbish_collected"]
 USERS = ("otp", "mailer", "dossier", "lagwatch", "topics", "operator")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
-    """A broker with its authorizer on, our topics and our rights, made by our programs as they are made elsewhere."""
+    """A broker with its authorizer on, our topics and our rights, made by our programs as they are made elsewhere.
+
+    Each module has its own: records and members of groups that one leaves behind would be found by the next.
+    """
     folder: Path = tmp_path_factory.mktemp("kafka-secured")
     broker = SecuredKafka(folder, (*USERS, STRANGER))
     broker.start()
