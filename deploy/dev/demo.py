@@ -7,11 +7,8 @@ everything. All that it shows comes from outside the services: gRPC answers, the
 
 from __future__ import annotations
 
-import argparse
-import logging
 import re
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,12 +20,12 @@ from zoneinfo import ZoneInfo
 from kip.otp.v1 import otp_service_pb2 as codes
 
 from deploy.dev.cache_folder import one_at_a_time
+from deploy.dev.demo_command import run_demo
 from deploy.dev.demo_portal import Portal
 from deploy.dev.demo_screen import Ink, Screen
 from deploy.dev.demo_timeline import moments_of
 from deploy.dev.inbox.client import InboxClient, InboxError, Mail
 from deploy.dev.problem import LaptopProblem, disk_full_told
-from deploy.dev.python_process import CHECKOUT
 from deploy.dev.stack import Stack
 
 CONTEXT = "Nộp hồ sơ cấp lại sổ bảo hiểm xã hội"
@@ -207,25 +204,11 @@ def play(directory: Path, screen: Screen, email: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play the demo; return the exit code. A problem is told in words."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.dev.demo", description="Send one code and verify it.")
-    parser.add_argument("--to", required=True, metavar="ADDRESS", help="whom the code is for, such as lan@example.vn")
-    parser.add_argument("--directory", type=Path, default=CHECKOUT / ".kip" / "demo", help="made anew each time")
-    asked = parser.parse_args(arguments)
-    logging.getLogger("kafka").addHandler(logging.NullHandler())  # else its warnings of a start stand in the story
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: stop what was started, then go
-    screen = Screen(sys.stdout)
-    try:
-        took_s = play(asked.directory.absolute(), screen, asked.to)
-    except LaptopProblem as problem:
-        sys.stdout.flush()
-        print(f"\n{problem}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nBroken off; nothing was left running. Once more: make demo", file=sys.stderr)
-        return 130
-    screen.last_line(f"demo: code delivered and verified in {took_s:.2f} s")
-    return 0
+
+    def told(directory: Path, screen: Screen, email: str) -> str:
+        return f"code delivered and verified in {play(directory, screen, email):.2f} s"
+
+    return run_demo("demo", "Send one code and verify it.", told, arguments)
 
 
 if __name__ == "__main__":

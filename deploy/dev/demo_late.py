@@ -7,10 +7,7 @@ the click is dead when it arrives. A minute of the story takes `MINUTE` here; al
 
 from __future__ import annotations
 
-import argparse
-import logging
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +23,7 @@ from kip.otp.v1 import otp_service_pb2 as codes
 
 from deploy.dev.cache_folder import one_at_a_time
 from deploy.dev.demo import CODE, CONTEXT, DemoFailed
+from deploy.dev.demo_command import run_demo
 from deploy.dev.demo_late_story import Event, Story, in_story, ordinary_end, rows_of
 from deploy.dev.demo_portal import PURPOSE, Portal
 from deploy.dev.demo_screen import Ink, Screen, padded
@@ -237,26 +235,13 @@ class FreeRelay:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play the demo; return the exit code. A problem is told in words."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.dev.demo_late", description="Let a mail come late.")
-    parser.add_argument("--to", required=True, metavar="ADDRESS", help="whom the code is for, such as lan@example.vn")
-    parser.add_argument("--directory", type=Path, default=CHECKOUT / ".kip" / "demo-late", help="made anew each time")
-    asked = parser.parse_args(arguments)
-    logging.getLogger("kafka").addHandler(logging.NullHandler())  # else its warnings of a start stand in the story
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: stop what was started, then go
-    screen = Screen(sys.stdout)
-    try:
-        story = play(asked.directory.absolute(), screen, asked.to)
-    except LaptopProblem as problem:
-        sys.stdout.flush()
-        print(f"\n{problem}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nBroken off; nothing was left running. Once more: make demo-late", file=sys.stderr)
-        return 130
-    ours, theirs = (in_story(at, story, minute=MINUTE) for at in (story.verified_at, ordinary_end(story)))
-    screen.last_line(f"demo-late: one click, verified after {ours} min; the ordinary way: two clicks, {theirs} min")
-    return 0
+
+    def told(directory: Path, screen: Screen, email: str) -> str:
+        story = play(directory, screen, email)
+        ours, theirs = (in_story(at, story, minute=MINUTE) for at in (story.verified_at, ordinary_end(story)))
+        return f"one click, verified after {ours} min; the ordinary way: two clicks, {theirs} min"
+
+    return run_demo("demo-late", "Let a mail come late.", told, arguments)
 
 
 if __name__ == "__main__":
