@@ -163,6 +163,8 @@ class _Steps:
     ledger: Ledger
     clock: Clock
     wish: Wish
+    begun_at: datetime | None = None
+    """When the transaction was allowed to begin."""
     body_started_at: datetime | None = None
 
     async def begun(self, seen: Seen) -> None:
@@ -171,9 +173,13 @@ class _Steps:
         if reason is not None and seen.certain:
             raise NoLongerWanted(reason)
         if reason is not None:
-            await self.still_wanted()
+            await self._ask()
 
     async def still_wanted(self) -> None:
+        await self._ask()
+        self.begun_at = self.begun_at or self.clock()
+
+    async def _ask(self) -> None:
         if self.order.lane is Lane.OTP:  # nobody takes back a notice
             with suppress(LedgerAway):  # then what the claim told counts
                 self.wish = self.wish.merged(await self.ledger.wish(self.order.id))
@@ -182,7 +188,7 @@ class _Steps:
             raise NoLongerWanted(reason)
 
     def _why_not(self) -> DropReason | None:
-        return why_not(self.order, self.wish, self.clock())
+        return why_not(self.order, self.wish, self.clock(), self.begun_at)
 
     async def handing_over(self, body_started_at: datetime) -> None:
         self.body_started_at = body_started_at

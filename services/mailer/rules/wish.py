@@ -7,13 +7,14 @@ stays, and a withdrawal wins over any time and stays too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from services.mailer.rules.letter import Order
 from services.mailer.rules.outcome import DropReason
 
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)  # that can be wished: nobody waits so long, and every sum with it is a time
+UNDER_WAY = timedelta(seconds=10)  # of the minute that is kept for relay, inbox and typing
 
 
 class News(StrEnum):
@@ -52,8 +53,13 @@ def deadline_of(order: Order, wish: Wish) -> datetime:
     return max(order.deadline, min(wish.wanted_until, order.useless_at))
 
 
-def why_not(order: Order, wish: Wish, now: datetime) -> DropReason | None:
-    """Return why the letter must not be sent any more; None = it is wanted."""
+def why_not(order: Order, wish: Wish, now: datetime, begun_at: datetime | None = None) -> DropReason | None:
+    """Return why the letter must not be sent any more; None = it is wanted.
+
+    What was in time when its transaction began (`begun_at`) is in time for `UNDER_WAY`. Else, in a queue whose head is
+    at its deadline, every letter would get its slot just in time and lose it a reply later, and none would leave.
+    """
     if wish.withdrawn:
         return DropReason.WITHDRAWN
-    return DropReason.DEADLINE if now > deadline_of(order, wish) else None
+    counted = now if begun_at is None else max(begun_at, now - UNDER_WAY)
+    return DropReason.DEADLINE if counted > deadline_of(order, wish) else None

@@ -139,6 +139,16 @@ async def test_a_letter_that_gets_late_on_the_way_stops_before_data(mailer: Mail
     assert mailer.ledger.knows(order.id) == Seen(outcome)
 
 
+@EITHER
+async def test_a_letter_that_got_its_slot_at_the_last_moment_is_not_stopped_before_data(
+    mailer: Mailer, order: Order
+) -> None:
+    mailer.clock.now = order.deadline
+    mailer.gateway.at_stage = turn_at(mailer, Stage.RCPT, timedelta(seconds=10))
+
+    assert isinstance(await mailer.deliver(order), HandedOver)
+
+
 async def test_a_letter_that_gets_late_after_data_is_handed_over(mailer: Mailer) -> None:
     mailer.gateway.at_stage = turn_at(mailer, Stage.REPLY, timedelta(hours=1))
 

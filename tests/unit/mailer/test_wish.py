@@ -86,3 +86,25 @@ def test_no_wish_shortens_a_deadline_that_lies_beyond_the_end() -> None:
 @pytest.mark.parametrize("now", [NOON, ORDER.deadline + SECOND])
 def test_a_withdrawal_wins_over_any_time(now: datetime) -> None:
     assert why_not(ORDER, Wish(ORDER.useless_at, withdrawn=True), now) is DropReason.WITHDRAWN
+
+
+@pytest.mark.parametrize(
+    ("begun_before_s", "late_s", "reason"),
+    [
+        (0, 10, None),
+        (5, 10, None),
+        (0, 11, DropReason.DEADLINE),
+        (5, 11, DropReason.DEADLINE),
+        (-1, 1, DropReason.DEADLINE),
+    ],
+)
+def test_what_began_in_time_is_in_time_for_ten_seconds(
+    begun_before_s: int, late_s: int, reason: DropReason | None
+) -> None:
+    begun_at = ORDER.deadline - begun_before_s * SECOND
+
+    assert why_not(ORDER, Wish(), ORDER.deadline + late_s * SECOND, begun_at) is reason
+
+
+def test_a_withdrawal_stops_also_what_began_in_time() -> None:
+    assert why_not(ORDER, WITHDRAWN, ORDER.deadline + SECOND, ORDER.deadline) is DropReason.WITHDRAWN
