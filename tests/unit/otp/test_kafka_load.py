@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from services.otp.outbound.kafka_queue import Place
+from services.otp.outbound.kafka_queue import LOOK_AGAIN, Place
 from services.otp.rules.admission import Load
 from services.otp.rules.outlook import Offsets
 from tests.unit.otp.queue_office import TOPIC, office
@@ -26,7 +26,7 @@ async def test_before_the_first_sample_and_after_15_s_without_one_the_wait_is_un
         it.clock.pass_by(timedelta(seconds=15))
         assert it.queue.load("c00").wait is not None
 
-        it.clock.pass_by(timedelta(milliseconds=1))
+        it.clock.pass_by(LOOK_AGAIN)
 
         assert known.wait == timedelta(seconds=(9_999 - 44) / 4)
         assert it.queue.load("c00") == Load(None, 0, 4.0)
