@@ -5,12 +5,15 @@ from __future__ import annotations
 import uuid
 
 import grpc
+import pytest
 from kip.dossier.v1 import dossier_service_pb2 as pb
 
 from deploy.dev.inbox.client import InboxClient
 from tests.conditions import wait_until
 from tests.e2e.mailbox import ARRIVES_WITHIN_S, mail_to
 from tests.e2e.portal import Citizen, Portal, refused
+
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_each_step_mails_its_notice_and_shows_its_fate(portal: Portal, inbox: InboxClient) -> None:

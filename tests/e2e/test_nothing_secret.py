@@ -29,6 +29,8 @@ HANDS = 4
 SEED = 20261127  # the flows are random, and the same each time
 DEAD_LETTERS = "otp.code-requested.v1.dead"
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @dataclass
 class Known:
