@@ -9,7 +9,9 @@ from typing import Protocol
 import pytest
 
 from deploy.dev.kafka_broker import KafkaBroker
+from tests.e2e.portal import Portal
 from tests.integration.otp.mail_lane import MailLane, mail_lane
+from tests.integration.otp.otp_process import OtpProcess, RedisOfOtp
 
 
 class Broker(Protocol):
@@ -50,3 +52,19 @@ async def private(stopped_broker: KafkaBroker) -> KafkaBroker:
     if not stopped_broker.is_running:
         await asyncio.to_thread(stopped_broker.start)
     return stopped_broker
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisOfOtp]:
+    """A Redis that the tests of a module may kill, and whose files they may spoil."""
+    server = RedisOfOtp(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def portal(otp: OtpProcess) -> Iterator[Portal]:
+    """A caller of the otp of the module."""
+    with otp.portal() as caller:
+        yield caller
