@@ -1,6 +1,7 @@
-"""The whole stack as this suite runs it: what a laptop runs, with another caller and a purpose of long codes.
+"""The whole stack as this suite runs it: what a laptop runs, with another caller and two purposes more.
 
-Codes of ten digits are for the search of dumps: six digits are found by chance among the microseconds of a log.
+Codes of ten digits are for the search of dumps: six digits are found by chance among the microseconds of a log. A pause
+of a second between two letters is for those who click while a test lasts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from deploy.dev.stack import Stack
 from tests.e2e.portal import Portal
 
 LONG_CODES = "confirm-email-long"
+SHORT_PAUSES = "confirm-email-hasty"
 LOOK_EVERY = "PT0.5S"  # tests wait for what lagwatch sees
 
 
@@ -73,13 +75,15 @@ def create_topics(stack: Stack) -> None:
 
 
 def _policy_of_tests() -> object:
-    """Return the packaged policy with long codes, and without a share of failures that would halve attempts.
+    """Return the packaged policy with two purposes more, and without a share of failures that would halve attempts.
 
     Else hundreds of wrong codes of one test would take attempts from the next ones for ten minutes.
     """
     policy = yaml.safe_load((CHECKOUT / "services" / "otp" / "policy.yaml").read_text())
     purposes, limits = policy["purposes"], policy["limits"]
+    usual = purposes["confirm-email"]
+    more = {LONG_CODES: usual | {"digits": 10}, SHORT_PAUSES: usual | {"cooldowns": ["1 s"]}}
     return policy | {
-        "purposes": purposes | {LONG_CODES: purposes["confirm-email"] | {"digits": 10}},
+        "purposes": purposes | more,
         "limits": limits | {"guesses": limits["guesses"] | {"failure_ratio": 1.0}},
     }

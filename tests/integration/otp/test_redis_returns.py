@@ -103,7 +103,8 @@ def test_from_a_file_without_its_last_writes_what_was_before_the_cut_counts_and_
     assert after > before + TORN
     assert "Truncating the AOF" in redis.log_text()
     assert redis.log_of_writes.stat().st_size < after
-    # Before the cut: once is once, and what was asked for is there.
+    # Before the cut: once is once, and what was asked for is there, its letter too.
+    assert {f"{each.challenge.challenge_id}.1" for each in asked} <= set(redis.letters())
     assert portal.outcome(kept.handle, codes[0]) == "used"
     assert [portal.outcome(each.handle, code) for each, code in list(zip(asked, codes, strict=True))[2:]] == [
         "accepted"
