@@ -29,7 +29,7 @@ from services.otp.rules.challenge import Stall, State
 from services.otp.rules.generation import Cause, Fate
 from services.otp.rules.policy import AdviceKind, Policy
 from services.otp.rules.refusal import LimitReached, NotAdmitted, Overloaded
-from services.otp.rules.view import Advice, ChallengeView, LetterView
+from services.otp.rules.view import Advice, ChallengeView, LetterView, advice_to_nobody
 
 SERVICE_NAME = otp_service_pb2.DESCRIPTOR.services_by_name["OtpService"].full_name
 UNLOCK = "unlock"  # the scope that UnlockSubject demands
@@ -152,7 +152,7 @@ class OtpApi(otp_service_pb2_grpc.OtpServiceServicer):
         checks.done()
         verdict = await self._verbs.guard(caller(), handle, code, key, self._clock(), client=client)
         self._metrics.verdicts.labels(type(verdict).__name__.lower()).inc()
-        return _verdict(verdict)
+        return _verdict(verdict, advice_to_nobody(self._policy))
 
     async def GetChallenge(  # noqa: N802 - the name of the RPC
         self, request: otp_service_pb2.GetChallengeRequest, context: Context
@@ -239,7 +239,7 @@ def _request(request: otp_service_pb2.RequestCodeRequest) -> RequestCode:
     return wish
 
 
-def _verdict(verdict: verdicts.Verdict) -> otp_service_pb2.VerifyCodeResponse:
+def _verdict(verdict: verdicts.Verdict, to_nobody: Advice | None) -> otp_service_pb2.VerifyCodeResponse:
     answer = otp_service_pb2.VerifyCodeResponse
     match verdict:
         case verdicts.Accepted(verified_at, context):
@@ -257,7 +257,7 @@ def _verdict(verdict: verdicts.Verdict) -> otp_service_pb2.VerifyCodeResponse:
         case verdicts.Used():
             return answer(used=otp_service_pb2.Used())
         case verdicts.Unknown():
-            return answer(unknown=otp_service_pb2.Unknown())
+            return answer(unknown=otp_service_pb2.Unknown(advice=_advice(to_nobody) if to_nobody else None))
     assert_never(verdict)
 
 

@@ -19,7 +19,7 @@ from services.otp.rules.challenge import Challenge, Stall, State
 from services.otp.rules.generation import Cause, Fate, Generation
 from services.otp.rules.hotline import Hotline
 from services.otp.rules.outlook import UNKNOWN, Outlook
-from services.otp.rules.policy import AdviceKind, Purpose
+from services.otp.rules.policy import AdviceKind, Policy, Purpose
 from services.otp.rules.verdict import attempts_left
 
 STEADY = timedelta(seconds=5)
@@ -95,6 +95,15 @@ def seen_by(
         advice=_advice(shown, purpose, now),
         stalled=shown.stalled,
     )
+
+
+def advice_to_nobody(policy: Policy) -> Advice | None:
+    """Return what to do about a handle that opens nothing: ask anew, in the words of the first purpose.
+
+    It is the same for every such handle, so that it tells nothing. `None` when there is no purpose.
+    """
+    first = next(iter(policy.purposes.values()), None)
+    return Advice(AdviceKind.ASK_AGAIN, first.advice[AdviceKind.ASK_AGAIN]) if first else None
 
 
 def is_news(seen: ChallengeView, last: ChallengeView) -> bool:

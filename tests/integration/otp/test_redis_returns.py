@@ -70,8 +70,11 @@ def test_from_a_redis_that_comes_back_empty_an_old_handle_is_unknown_and_what_is
     with redis.looked_at() as client:
         assert redis.keys("otp:*") == []
         assert client.info("errorstats")["errorstat_NOSCRIPT"]["count"] >= 1, "it has forgotten its scripts"
-    assert portal.outcome(old.handle, code) == "unknown"
-    assert portal.outcome(old.handle, "000000") == "unknown"
+    told = portal.verify(old.handle, code)
+    assert told.WhichOneof("outcome") == "unknown"
+    assert told.unknown.advice.kind == pb.ADVICE_KIND_ASK_AGAIN
+    assert told.unknown.advice.text.keys() == {"vi", "en"}
+    assert portal.verify(old.handle, "000000") == told
     assert portal.look(old.handle) == pb.Challenge()
     assert list(portal.watch(old.handle)) == []
     assert portal.resend(old.handle).outcome == pb.RESEND_OUTCOME_NOT_OPEN

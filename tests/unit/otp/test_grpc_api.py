@@ -199,7 +199,8 @@ async def test_each_verdict_is_its_own_outcome() -> None:
     assert accepted.WhichOneof("outcome") == "accepted"
     assert (instant(accepted.accepted.verified_at), accepted.accepted.context) == (NOON, REQUEST.context)
     assert used == pb.VerifyCodeResponse(used=pb.Used())
-    assert unknown == pb.VerifyCodeResponse(unknown=pb.Unknown())
+    ask_anew = pb.Advice(kind=pb.ADVICE_KIND_ASK_AGAIN, text=PURPOSE.advice[AdviceKind.ASK_AGAIN])
+    assert unknown == pb.VerifyCodeResponse(unknown=pb.Unknown(advice=ask_anew))
     assert (expired.WhichOneof("outcome"), expired.expired.reissued) == ("expired", True)
     assert expired.expired.reference in {known.newest.reference for known in office.desk.store.challenges()}
     assert locked.WhichOneof("outcome") == "locked"

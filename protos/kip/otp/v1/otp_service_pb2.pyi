@@ -887,16 +887,23 @@ Global___Used: _TypeAlias = Used  # noqa: Y015
 
 @_typing.final
 class Unknown(_message.Message):
-    """Unknown: also for a foreign or mistyped handle."""
+    """Unknown: also for a foreign or mistyped handle, and for one whose challenge is gone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ADVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def advice(self) -> Global___Advice:
+        """What to do now; the same for every handle that opens nothing."""
+
     def __init__(
         self,
+        *,
+        advice: Global___Advice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
