@@ -89,11 +89,16 @@ def _bucket(client: BlockingRedis) -> tuple[datetime | None, set[tuple[datetime,
     return whole_at, {(at, token) for token, at in instants.items()}
 
 
-async def test_a_bucket_ends_when_it_is_whole_and_names_nobody(redis: Redis) -> None:
-    await _quotas(redis).take("token", [Quota("address:abc", LIMIT)])
+async def test_a_bucket_ends_when_it_is_whole_however_much_was_taken_and_names_nobody(redis: Redis) -> None:
+    hours = Limit(3, timedelta(hours=8))
+    await _quotas(redis).take("first", [Quota("address:abc", hours)])
+    await redis.pexpire(quota_key("address:abc"), timedelta(minutes=1))  # as if nearly a day had gone by
+
+    await _quotas(redis).take("second", [Quota("address:abc", hours)])
 
     assert await redis.keys() == [b"otp:{quota:address:abc}"]
-    assert 0 < await redis.pttl(quota_key("address:abc")) <= LIMIT.whole_after / timedelta(milliseconds=1)
+    left = await redis.pttl(quota_key("address:abc")) * timedelta(milliseconds=1)
+    assert hours.whole_after - timedelta(minutes=10) < left <= hours.whole_after
 
 
 async def test_time_is_the_servers_and_gives_back_what_was_taken(redis: Redis) -> None:

@@ -15,7 +15,7 @@ from services.otp.ports import StoreUnavailable
 from services.otp.rules.address import Folding
 from services.otp.rules.challenge import Stall
 from services.otp.rules.policy import Policy
-from services.otp.rules.quota import Dimension, Limit, Limits
+from services.otp.rules.quota import Dimension, LetterAsked, Limit, Limits
 from services.otp.rules.refusal import LimitReached
 from tests.fakes.otp import PURPOSE, Breaks
 from tests.fakes.otp_quotas import InMemoryQuotas
@@ -207,6 +207,38 @@ async def test_a_crash_between_taking_and_making_leaves_what_was_taken_and_the_r
 
     assert desk.quotas.spent(Dimension.ADDRESS) == 1
     assert len(desk.store.challenges()) == 1
+
+
+@pytest.mark.parametrize("breaks", list(Breaks))
+async def test_a_click_that_broke_off_between_taking_and_making_takes_no_more_when_it_is_repeated(
+    breaks: Breaks,
+) -> None:
+    desk = desk_with(address=Limit(3, HOUR))
+    issued = await desk.ask()
+    await desk.hand_over(issued)
+    desk.later(COOLDOWN_S)
+    desk.store.breaks_next("commit", breaks)
+    with pytest.raises(StoreUnavailable):
+        await desk.click(issued.handle, "click-1")
+    assert desk.quotas.spent(Dimension.ADDRESS) == 2
+
+    assert (await desk.click(issued.handle, "click-1")).outcome is ResendOutcome.QUEUED
+
+    assert desk.quotas.spent(Dimension.ADDRESS) == 2
+    assert len(desk.stored(issued).generations) == 2
+
+
+async def test_who_has_paid_and_decides_again_is_asked_neither_by_limits_nor_by_the_queue() -> None:
+    desk = desk_with(address=Limit(1, HOUR))
+    letter = LetterAsked("token", "subject", "lan@example.vn", "c00", PURPOSE.deadline)
+    toll = desk.admit(desk.clock())
+    assert await toll.settle(letter) is None
+    desk.queue.waits = [PURPOSE.deadline * 2]
+    desk.later(60)
+
+    assert await toll.settle(letter) is None
+
+    assert desk.quotas.calls == ["take"]
 
 
 async def test_a_crash_that_nobody_repeats_is_never_under_counted() -> None:
