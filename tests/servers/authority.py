@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 DAY = timedelta(days=1)
+COMMON_NAME = "somebody.test"
+"""Of every certificate that is signed; it stands in no SAN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Authority:
     def signs(self, *names: str, until: timedelta = DAY) -> Pair:
         """Return a pair with these names in its SAN: an IPv4 address, a URI, or a DNS name; none at all is none."""
         key = ec.generate_private_key(ec.SECP256R1())
-        building = _begun(_name("somebody.test"), self._name, key, until=until)
+        building = _begun(_name(COMMON_NAME), self._name, key, until=until)
         if names:
             building = building.add_extension(x509.SubjectAlternativeName(list(map(_general, names))), critical=False)
         signed = building.sign(self._key, hashes.SHA256())

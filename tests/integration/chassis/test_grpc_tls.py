@@ -23,7 +23,7 @@ from services.chassis.grpc_server import grpc_server
 from services.chassis.telemetry import Health
 from tests.conditions import eventually
 from tests.integration.chassis.tiny_post import PATIENCE_S, SERVICE, TOKEN, Call, Post, Stream, detail_of
-from tests.servers.authority import Authority, Pair
+from tests.servers.authority import COMMON_NAME, Authority, Pair
 
 PORTAL = "portal.kip.svc"
 NAMED = "spiffe://kip/portal"
@@ -133,6 +133,15 @@ async def test_a_certificate_of_nobody_we_know_is_unauthenticated_whatever_token
     assert server.handled("Echo", "UNAUTHENTICATED") == 1
 
 
+@pytest.mark.parametrize("names", [(), ("elsewhere.kip.svc",)])
+async def test_the_common_name_of_a_certificate_is_no_name(server: Secured, names: tuple[str, ...]) -> None:
+    server.know(entry("portal", COMMON_NAME))
+    assert server.callers.look()
+
+    async with connected(server, server.authority.signs(*names)) as echo:
+        assert (await refused(echo)).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_a_caller_that_may_not_is_told_so_and_counted_apart(server: Secured) -> None:
     server.know(entry(rpcs=f"{SERVICE}/Size"))
     assert server.callers.look()
@@ -197,6 +206,14 @@ async def test_another_authority_of_callers_is_trusted_from_the_next_connection_
         assert await echo(b"x", timeout=PATIENCE_S) == b"portal: x"
     async with connected(server, server.authority.signs(PORTAL)) as of_yesterday:
         assert (await refused(of_yesterday)).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", ["tls.crt", "tls.key", "ca.crt"])
+async def test_a_file_that_is_away_for_a_moment_leaves_what_was_known(server: Secured, name: str) -> None:
+    (server.folder / name).unlink()
+
+    async with connected(server, server.authority.signs(PORTAL)) as echo:
+        assert await echo(b"x", timeout=PATIENCE_S) == b"portal: x"
 
 
 async def test_a_certificate_that_is_half_written_leaves_the_old_one(server: Secured) -> None:
