@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -78,6 +79,16 @@ async def test_a_handler_knows_how_long_its_caller_waits(server: Running) -> Non
 
 async def test_a_caller_who_would_wait_for_ever_does_not_keep_a_handler_for_ever(server: Running) -> None:
     assert 0 < float(await server.ask("Left_to_wait", timeout_s=1_000)) <= 10
+
+
+async def test_a_handler_that_its_caller_would_wait_for_much_longer_is_ended_after_ten_seconds(server: Running) -> None:
+    began = time.monotonic()
+
+    error = await server.refused("Wait", timeout_s=100)
+
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert 10 <= time.monotonic() - began < 50
+    assert server.post.left == server.post.entered == 1
 
 
 async def test_a_scope_opens_what_is_closed_to_callers_without_it(server: Running) -> None:
