@@ -72,7 +72,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca[0] if client_ca else None)
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
-        """Return what has changed; runs in a thread of gRPC, and what it raises would end the handshake."""
+        """Return what has changed; runs in a thread of gRPC, which logs what is raised and goes on with what it has."""
         nonlocal shown
         try:
             fresh = files.octets()
