@@ -15,7 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.otp.rules.quota import SYSTEM_PARTS, Bucket, Dimension, Limit, Limits, given_back, part_of, taken
+from services.otp.rules.quota import (
+    SYSTEM_PARTS,
+    Bucket,
+    Dimension,
+    Limit,
+    Limits,
+    Reissues,
+    ReissuesBy,
+    given_back,
+    part_of,
+    refilled,
+    taken,
+)
 from tests.fakes.clock import NOON
 
 MICROSECOND = timedelta(microseconds=1)
@@ -199,3 +211,54 @@ def test_a_large_domain_has_a_limit_of_its_own() -> None:
 
     assert (known.of_domain("gmail.com"), known.of_domain("example.vn")) == (large, LIMIT)
     assert Limits().of_domain("example.vn") is None
+
+
+# Below -3: refill by so many eighths of `one_each`; -3 to -1: give one back; else take.
+refilling = st.lists(st.tuples(pauses, st.integers(-12, 6)), max_size=40)
+
+
+@given(limits, refilling)
+def test_with_refills_a_limit_is_exceeded_in_no_stretch_by_more_than_they_gave_in_it(
+    limit: Limit, schedule: list[tuple[tuple[int, int], int]]
+) -> None:
+    bucket, now, takes, refills = Bucket(), NOON, dict[str, datetime](), list[tuple[datetime, timedelta]]()
+    for number, (pause, what) in enumerate(schedule):
+        now += passed(limit, pause)
+        if what < -3:
+            refills.append((now, limit.one_each * -what // 8))
+            bucket = refilled(bucket, refills[-1][1])
+        elif what < 0 and bucket.takes:
+            _, token = bucket.takes[max(what, -len(bucket.takes))]
+            bucket = given_back(bucket, limit, token)
+            del takes[token]
+        else:
+            bucket, wait = taken(bucket, limit, str(number), now)
+            takes |= {str(number): now} if wait == NOTHING else {}
+
+    for first in takes.values():
+        for last in takes.values():
+            held = sum(first <= when <= last for when in takes.values())
+            given_sooner = sum((sooner for when, sooner in refills if first <= when <= last), NOTHING)
+            assert held * limit.one_each <= limit.whole_after + max(last - first, NOTHING) + given_sooner
+
+
+def test_a_refill_makes_room_at_once_and_a_whole_bucket_no_larger() -> None:
+    bucket = refilled(Bucket(), timedelta(hours=1))
+    for number in range(3):
+        bucket, wait = taken(refilled(bucket, NOTHING), LIMIT, str(number), at(0))
+        assert wait == NOTHING
+    assert taken(bucket, LIMIT, "3", at(0))[1] == timedelta(seconds=10)
+
+    bucket = refilled(bucket, timedelta(seconds=4))
+    assert taken(bucket, LIMIT, "3", at(0))[1] == timedelta(seconds=6)
+    bucket, wait = taken(refilled(bucket, timedelta(days=1)), LIMIT, "3", at(0))
+    assert wait == NOTHING
+    more = [taken(bucket, LIMIT, "4", at(0))[1], taken(bucket, Limit(1, LIMIT.one_each), "4", at(0))[1]]
+    assert more == [NOTHING, timedelta(seconds=10)], "as whole as before anybody took, and one taken"
+
+
+def test_ten_codes_in_time_earn_what_one_letter_costs() -> None:
+    known = Reissues(0.1, {ReissuesBy.DOMAIN: LIMIT, ReissuesBy.SYSTEM: Limit(9, timedelta(seconds=1))})
+
+    assert known.earned(ReissuesBy.DOMAIN, 10) == LIMIT.one_each
+    assert known.earned(ReissuesBy.SYSTEM, 5) == timedelta(milliseconds=500)
