@@ -76,7 +76,7 @@ def test_the_script_is_its_model(redis_server: Server) -> None:
                     bucket = given_back(bucket, limit, word)
                 elif what == "refill":
                     sooner = limit.one_each * number // 3
-                    bucket, word = refilled(bucket, sooner), str(sooner // US)
+                    bucket, word = refilled(bucket, sooner, now), str(sooner // US)
                 else:
                     bucket, wait = taken(bucket, limit, word, now)
 

@@ -57,7 +57,7 @@ class InMemoryQuotas:
         """Implements `QuotaStore`."""
         lost = await self._called("refill")
         for quota, sooner in quotas:
-            self._buckets[quota.name] = refilled(self._buckets[quota.name], sooner)
+            self._buckets[quota.name] = refilled(self._buckets[quota.name], sooner, self.clock())
         self._lose(lost)
 
     async def _called(self, method: str) -> Breaks | None:

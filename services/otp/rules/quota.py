@@ -202,9 +202,9 @@ def given_back(bucket: Bucket, limit: Limit, token: str) -> Bucket:
     return Bucket(bucket.whole_at - left, tuple(each for each in bucket.takes if each[1] != token))
 
 
-def refilled(bucket: Bucket, sooner: timedelta) -> Bucket:
+def refilled(bucket: Bucket, sooner: timedelta, now: datetime) -> Bucket:
     """Return the bucket as whole that much sooner; never more than whole."""
-    return bucket if bucket.whole_at is None else replace(bucket, whole_at=bucket.whole_at - sooner)
+    return bucket if bucket.whole_at is None else replace(bucket, whole_at=max(bucket.whole_at - sooner, now))
 
 
 def part_of(token: str) -> int:

@@ -22,7 +22,7 @@ if ARGV[1] == 'take' then
 end
 if ARGV[1] == 'refill' then
   if redis.call('EXISTS', KEYS[1]) == 1 then
-    redis.call('ZINCRBY', KEYS[1], -ARGV[2], '')
+    redis.call('ZADD', KEYS[1], math.max(whole_at - ARGV[2], now), '')
   end
   return 0
 end
