@@ -154,7 +154,7 @@ class Changes(Protocol):
     """Hints that a challenge has changed, heard since this was opened."""
 
     async def next(self, within: timedelta) -> None:
-        """Return at the first hint since the last call, or after `within`. Hints may be lost: look again anyway."""
+        """Return at the first hint since the last call, or after `within`. One may be lost, or tell of nothing new."""
 
 
 class ChallengeStore(Protocol):
