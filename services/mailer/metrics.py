@@ -114,6 +114,18 @@ class ReceiptMetrics:
         self.log_behind = Gauge(
             "mailer_receipts_log_behind_bytes", "Octets of the relay's log that were not read yet.", registry=registry
         )
+        self.log_read_at = Gauge(
+            "mailer_receipts_log_read_timestamp_seconds",
+            "When the relay's log was last read and what it says settled (Unix time), by whose log it is.",
+            ["route"],
+            registry=registry,
+        )
+        self.log_line_at = Gauge(
+            "mailer_receipts_log_line_timestamp_seconds",
+            "When the last line of the relay's log was read, or following it began (Unix time), by whose log it is.",
+            ["route"],
+            registry=registry,
+        )
         self.log_turns = Counter(
             "mailer_receipts_log_turns",
             "What happened to the relay's log: rotated; truncated; lost = lines were missed; too_long = a line was.",

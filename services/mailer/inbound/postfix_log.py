@@ -25,6 +25,7 @@ from datetime import datetime, timedelta
 from time import monotonic
 
 import structlog
+from prometheus_client import Gauge
 
 from services.chassis.clock import Clock
 from services.chassis.retry import patiently
@@ -127,6 +128,7 @@ class PostfixLog:
 
     async def follow(self) -> None:
         """Read, settle, keep the bookmark; a Redis or a Kafka that is away is waited for."""
+        self._tell(self._metrics.log_line_at)
         while True:
             is_busy = await self.step()
             if not is_busy:
@@ -137,14 +139,22 @@ class PostfixLog:
         lines = await self._new_lines()
         await patiently(self._settle_held, what="settling receipts", on=(LedgerAway, TryAgain), within=None)
         self._metrics.log_behind.set(self._tail.behind())
+        if lines is not None:
+            self._tell(self._metrics.log_read_at)
+        if lines:
+            self._tell(self._metrics.log_line_at)
         return bool(lines)
 
-    async def _new_lines(self) -> list[Line]:
+    def _tell(self, last: Gauge) -> None:
+        last.labels(self._route).set(self._clock().timestamp())
+
+    async def _new_lines(self) -> list[Line] | None:
+        """Return what was added; `None` when the log cannot be read."""
         try:
             lines = await asyncio.to_thread(self._tail.read)
         except OSError as error:
             structlog.get_logger().warning("log_unreadable", why=error.strerror)
-            return []
+            return None
         for line in lines:
             entry = read_line(line.text)
             if entry is not None:
