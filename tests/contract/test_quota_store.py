@@ -110,14 +110,6 @@ async def test_a_refill_is_as_if_time_had_passed_for_those_buckets_alone(quotas:
     assert await _taken(quotas, "d", SMALL) == [False]
 
 
-async def test_a_bucket_that_is_whole_is_not_filled_beyond(quotas: QuotaStore) -> None:
-    await quotas.refill([(SMALL, 100 * HOUR)])
-    await quotas.take("a", [SMALL])
-    await quotas.refill([(SMALL, 100 * HOUR)])
-
-    assert [await _taken(quotas, token, SMALL) for token in ("b", "c", "d")] == [[True], [True], [False]]
-
-
 async def test_refills_of_many_processes_at_once_are_all_counted(quotas: QuotaStore) -> None:
     for number in range(50):
         await quotas.take(str(number), [LARGE])

@@ -196,7 +196,8 @@ def given_back(bucket: Bucket, limit: Limit, token: str) -> Bucket:
         return bucket
     left = limit.one_each
     found_whole_at = bucket.whole_at
-    for at, _ in reversed([each for each in bucket.takes if each[0] > taken_at]):
+    later = [at for at, each in bucket.takes if at >= taken_at and each != token]  # or at once, and after a refill
+    for at in reversed(later):
         found_whole_at -= limit.one_each
         left = min(left, max(found_whole_at - at, NOTHING))
     return Bucket(bucket.whole_at - left, tuple(each for each in bucket.takes if each[1] != token))

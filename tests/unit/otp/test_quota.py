@@ -213,33 +213,48 @@ def test_a_large_domain_has_a_limit_of_its_own() -> None:
     assert Limits().of_domain("example.vn") is None
 
 
-# Below -3: refill by so many eighths of `one_each`; -3 to -1: give one back; else take.
-refilling = st.lists(st.tuples(pauses, st.integers(-12, 6)), max_size=40)
+@dataclass(slots=True)
+class Tokens:
+    """Another oracle: `at_once` tokens, one more each `one_each`, and what refills bring; a letter takes one."""
+
+    limit: Limit
+    events: list[tuple[datetime, str, Fraction]] = field(default_factory=list)
+    """When, by whose letter or none, how many tokens came or went."""
+
+    def left(self, now: datetime) -> Fraction:
+        """Return how many are left, as if the letters that were given back had never been."""
+        left = most = Fraction(self.limit.at_once)
+        at = NOON
+        for when, _, change in [*self.events, (now, "", Fraction(0))]:
+            passed_by = Fraction((when - at) // MICROSECOND, self.limit.one_each // MICROSECOND)
+            left, at = min(min(left + passed_by, most) + change, most), when
+        return left
 
 
-@given(limits, refilling)
-def test_with_refills_a_limit_is_exceeded_in_no_stretch_by_more_than_they_gave_in_it(
-    limit: Limit, schedule: list[tuple[tuple[int, int], int]]
+kinds = st.sampled_from(("take", "take", "take", "refill", "give"))
+short = st.tuples(st.sampled_from((0, 0, 0, 0, 1, 2, 5)), st.sampled_from((0, 0, -1, 1)))
+
+
+@given(limits, st.lists(st.tuples(short, kinds, st.integers(1, 12)), max_size=40))
+def test_a_bucket_that_is_refilled_gives_what_tokens_would_and_no_more_when_some_are_given_back(
+    limit: Limit, schedule: list[tuple[tuple[int, int], str, int]]
 ) -> None:
-    bucket, now, takes, refills = Bucket(), NOON, dict[str, datetime](), list[tuple[datetime, timedelta]]()
-    for number, (pause, what) in enumerate(schedule):
+    bucket, tokens, now, is_exact = Bucket(), Tokens(limit), NOON, True
+    for number, (pause, what, how_much) in enumerate(schedule):
         now += passed(limit, pause)
-        if what < -3:
-            refills.append((now, limit.one_each * -what // 8))
-            bucket = refilled(bucket, refills[-1][1], now)
-        elif what < 0 and bucket.takes:
-            _, token = bucket.takes[max(what, -len(bucket.takes))]
-            bucket = given_back(bucket, limit, token)
-            del takes[token]
+        left = tokens.left(now)
+        if what == "refill":
+            sooner = limit.one_each * how_much // 8
+            bucket = refilled(bucket, sooner, now)
+            tokens.events.append((now, "", Fraction(sooner // MICROSECOND, limit.one_each // MICROSECOND)))
+        elif what == "give" and bucket.takes:
+            _, token = bucket.takes[-min(how_much, len(bucket.takes))]
+            bucket, is_exact = given_back(bucket, limit, token), False
+            tokens.events = [event for event in tokens.events if event[1] != token]
         else:
             bucket, wait = taken(bucket, limit, str(number), now)
-            takes |= {str(number): now} if wait == NOTHING else {}
-
-    for first in takes.values():
-        for last in takes.values():
-            held = sum(first <= when <= last for when in takes.values())
-            given_sooner = sum((sooner for when, sooner in refills if first <= when <= last), NOTHING)
-            assert held * limit.one_each <= limit.whole_after + max(last - first, NOTHING) + given_sooner
+            assert (wait == NOTHING) == (left >= 1) or (not is_exact and left >= 1)
+            tokens.events += [(now, str(number), Fraction(-1))] * (wait == NOTHING)
 
 
 def test_a_refill_makes_room_at_once_and_a_whole_bucket_no_larger() -> None:

@@ -31,9 +31,9 @@ if not taken_at then
   return 0
 end
 local left, found = each, whole_at
-local later = redis.call('ZREVRANGEBYSCORE', KEYS[1], '+inf', '(' .. taken_at, 'WITHSCORES')
+local later = redis.call('ZREVRANGEBYSCORE', KEYS[1], '+inf', taken_at, 'WITHSCORES')
 for i = 1, #later, 2 do
-  if later[i] ~= '' then
+  if later[i] ~= '' and later[i] ~= ARGV[2] then
     found = found - each
     left = math.min(left, math.max(found - later[i + 1], 0))
   end
