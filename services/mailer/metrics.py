@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 LANES = ("otp", "notice")
@@ -139,6 +141,14 @@ class ReceiptMetrics:
                 self.ignored.labels(source, reason)
         for what in LOG_TURNS:
             self.log_turns.labels(what)
+
+    def was_read(self, route: str, at: datetime) -> None:
+        """Note that a relay's log was read to where it ends, or as far as one read goes, and settled."""
+        self.log_read_at.labels(route).set(at.timestamp())
+
+    def has_a_line(self, route: str, at: datetime) -> None:
+        """Note that a line of a relay's log came, or that following it began."""
+        self.log_line_at.labels(route).set(at.timestamp())
 
     def ignore(self, source: str, reason: str) -> None:
         """Count something without effect."""

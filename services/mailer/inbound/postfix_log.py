@@ -25,7 +25,6 @@ from datetime import datetime, timedelta
 from time import monotonic
 
 import structlog
-from prometheus_client import Gauge
 
 from services.chassis.clock import Clock
 from services.chassis.retry import patiently
@@ -128,7 +127,7 @@ class PostfixLog:
 
     async def follow(self) -> None:
         """Read, settle, keep the bookmark; a Redis or a Kafka that is away is waited for."""
-        self._tell(self._metrics.log_line_at)
+        self._metrics.has_a_line(self._route, self._clock())
         while True:
             is_busy = await self.step()
             if not is_busy:
@@ -140,13 +139,10 @@ class PostfixLog:
         await patiently(self._settle_held, what="settling receipts", on=(LedgerAway, TryAgain), within=None)
         self._metrics.log_behind.set(self._tail.behind())
         if lines is not None:
-            self._tell(self._metrics.log_read_at)
+            self._metrics.was_read(self._route, self._clock())
         if lines:
-            self._tell(self._metrics.log_line_at)
+            self._metrics.has_a_line(self._route, self._clock())
         return bool(lines)
-
-    def _tell(self, last: Gauge) -> None:
-        last.labels(self._route).set(self._clock().timestamp())
 
     async def _new_lines(self) -> list[Line] | None:
         """Return what was added; `None` when the log cannot be read."""
