@@ -42,7 +42,7 @@ integration: setup  ## one adapter against real Kafka, Redis, SMTP, PostgreSQL; 
 	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/integration
 e2e: setup  ## separate processes; codes are read from the mailbox
 	@$(PYTEST) tests/e2e
-alerts-live: setup  ## what e2e leaves out of the alerts: overloads of 1.5, 2 and 3 times the relay's capacity, and the rest (9 min)
+alerts-live: setup  ## what e2e leaves out of the alerts: overloads of 1.5, 2 and 3 times the relay's capacity, and the rest (12 min)
 	@$(PYTEST) -s tests/alerts
 chaos: setup  ## the ordered inbox and the mailer under kills, 20 runs in a row (RUNS=2; PROOF=docs/proof writes a summary)
 	@$(BIN)/python -m tests.chaos.run --runs $(RUNS) $(if $(PROOF),--proof $(PROOF))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 LANES = ("otp", "notice")
@@ -114,6 +116,18 @@ class ReceiptMetrics:
         self.log_behind = Gauge(
             "mailer_receipts_log_behind_bytes", "Octets of the relay's log that were not read yet.", registry=registry
         )
+        self.log_read_at = Gauge(
+            "mailer_receipts_log_read_timestamp_seconds",
+            "When the relay's log was last read and what it says settled (Unix time), by whose log it is.",
+            ["route"],
+            registry=registry,
+        )
+        self.log_line_at = Gauge(
+            "mailer_receipts_log_line_timestamp_seconds",
+            "When the last line of the relay's log was read, or following it began (Unix time), by whose log it is.",
+            ["route"],
+            registry=registry,
+        )
         self.log_turns = Counter(
             "mailer_receipts_log_turns",
             "What happened to the relay's log: rotated; truncated; lost = lines were missed; too_long = a line was.",
@@ -127,6 +141,14 @@ class ReceiptMetrics:
                 self.ignored.labels(source, reason)
         for what in LOG_TURNS:
             self.log_turns.labels(what)
+
+    def was_read(self, route: str, at: datetime) -> None:
+        """Note that a relay's log was read to where it ends, or as far as one read goes, and settled."""
+        self.log_read_at.labels(route).set(at.timestamp())
+
+    def has_a_line(self, route: str, at: datetime) -> None:
+        """Note that a line of a relay's log came, or that following it began."""
+        self.log_line_at.labels(route).set(at.timestamp())
 
     def ignore(self, source: str, reason: str) -> None:
         """Count something without effect."""

@@ -20,13 +20,14 @@ from services.chassis.process import Stopping, run, until_stopped
 from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
-from services.otp.actions.admit import AdmitLetter, RestrainReissue
+from services.otp.actions.admit import AdmitLetter
 from services.otp.actions.cancel import CancelChallenge
 from services.otp.actions.conclude import ConcludeChallenges
 from services.otp.actions.follow import FollowDelivery
 from services.otp.actions.guard import GuardGuesses, WatchGuesses
 from services.otp.actions.issue import IssueCode
 from services.otp.actions.resend import ResendCode
+from services.otp.actions.restrain import RestrainReissue
 from services.otp.actions.sweep import AnnounceEntries, SweepOutbox
 from services.otp.actions.unlock import UnlockSubject
 from services.otp.actions.verify import VerifyCode
@@ -43,11 +44,12 @@ from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
 from services.otp.outbound.redis_tally import RedisTally
 from services.otp.outbound.sealed_parts import KeyringSealer
 from services.otp.outbound.yaml_policy import read_policy
-from services.otp.ports import ChallengeStore, Queue, StoreUnavailable
+from services.otp.ports import ChallengeStore, KeysUnknown, Queue, StoreUnavailable
 from services.otp.rules.policy import Policy
 from services.otp.settings import OtpSettings
 
 TELL_ADMISSION_PAUSE = timedelta(seconds=1)
+TELL_IN_TIME_PAUSE = timedelta(seconds=1)
 SWEEP_PAUSE = timedelta(seconds=1)
 WATCH_GUESSES_PAUSE = timedelta(seconds=2)
 CONCLUDE_PAUSE = timedelta(seconds=5)
@@ -85,7 +87,8 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
         quotas = RedisQuotas(redis, metrics)
         admit = AdmitLetter(quotas, queue if settings.admission else None, policy.limits, index_keys=index_keys)
-        restraint = RestrainReissue(admit, mint, system_clock)
+        restraint = RestrainReissue(admit, quotas, mint, policy.limits, system_clock, index_keys=index_keys)
+        restraint.on_held_back.append(lambda by: metrics.reissues_held_back.labels(by).inc())
         verify = VerifyCode(store, mint, announce, queue, policy, code_keys=code_keys, restraint=restraint)
         guard = GuardGuesses(verify, quotas, policy.limits, index_keys=index_keys)
         guard.on_full.append(lambda by: metrics.limits_reached.labels(by).inc())
@@ -139,6 +142,7 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
             tell_admission_for_ever(admit, policy, metrics),
             conclude_for_ever(ConcludeChallenges(store, policy)),
             watch_guesses_for_ever(watch, policy, metrics),
+            tell_in_time_for_ever(restraint),
         )
 
 
@@ -181,6 +185,16 @@ async def watch_guesses_for_ever(watch: WatchGuesses, policy: Policy, metrics: O
         except StoreUnavailable:
             structlog.get_logger().warning("guesses_not_counted", why="store away")
         await asyncio.sleep(WATCH_GUESSES_PAUSE.total_seconds())
+
+
+async def tell_in_time_for_ever(restraint: RestrainReissue) -> None:
+    """Tell every second which codes came in time, so that the machine may make letters by itself."""
+    while True:
+        try:
+            await restraint.tell_in_time()
+        except (StoreUnavailable, KeysUnknown):
+            structlog.get_logger().warning("codes_in_time_not_told", why="store or keys away")
+        await asyncio.sleep(TELL_IN_TIME_PAUSE.total_seconds())
 
 
 async def tell_admission_for_ever(admit: AdmitLetter, policy: Policy, metrics: OtpMetrics) -> None:

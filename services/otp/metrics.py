@@ -10,6 +10,7 @@ REQUEST_OUTCOMES = ("queued", "joined", "repeated", "too_soon", "limit_reached",
 CAUSES = ("requested", "resent", "reissued")
 RESEND_OUTCOMES = ("queued", "still_queued", "not_yet", "not_open")
 VERDICTS = ("accepted", "wrong", "expired", "locked", "used", "unknown")
+HELD_BACK_BY = ("domain", "system", "quota", "overload")
 CODE_FATES = ("in_time", "late", "never", "unproved")
 RINGS = ("code", "seal_code")
 PROMPT = ("yes", "no")
@@ -40,6 +41,13 @@ class OtpMetrics:
             "Share of those who ask that is refused now, because a letter would wait longer than people do; 0 to 1.",
         )
         self.letters = Counter("otp_letters", "Letters queued, by who wanted them.", ["cause"], registry=registry)
+        self.reissues_held_back = _counter(
+            registry,
+            "otp_reissues_held_back",
+            "Times the service was not let make a letter by itself, by what: the brake of the recipient's domain or of "
+            "the system (too few codes come in time there), a limit on letters, the length of the queue.",
+            by=HELD_BACK_BY,
+        )
         self.resends = Counter("otp_resends", "Clicks for another letter, by outcome.", ["outcome"], registry=registry)
         self.cancels = Counter("otp_cancels", "Handles given back.", registry=registry)
         self.verdicts = Counter("otp_verifications", "Typed codes judged, by verdict.", ["result"], registry=registry)

@@ -154,7 +154,7 @@ class Changes(Protocol):
     """Hints that a challenge has changed, heard since this was opened."""
 
     async def next(self, within: timedelta) -> None:
-        """Return at the first hint since the last call, or after `within`. Hints may be lost: look again anyway."""
+        """Return at the first hint since the last call, or after `within`. One may be lost, or tell of nothing new."""
 
 
 class ChallengeStore(Protocol):
@@ -246,6 +246,9 @@ class QuotaStore(Protocol):
 
     async def give_back(self, token: str, quotas: Sequence[Quota]) -> None:
         """Undo what a token took, as if it never had; harmless for one that did not, and when repeated."""
+
+    async def refill(self, quotas: Sequence[tuple[Quota, timedelta]]) -> None:
+        """Let each quota be whole that much sooner, as if so much time had passed; what is whole stays whole."""
 
 
 class GuessTally(Protocol):
@@ -341,7 +344,9 @@ class Mint(Protocol):
 
 
 class Restraint(Protocol):
-    """Says whether a letter that the machine would make by itself may be made: limits on mails, and the queue's length.
+    """Says whether a letter that the machine would make by itself may be made.
+
+    Against it speak a channel on which too few codes come in time, limits on mails, and the queue's length.
 
     It takes what a letter costs, once per letter: of a challenge with the same newest generation it may be asked again,
     after a race that was lost or a crash, and says the same without taking more. A letter that is not made after all
@@ -352,11 +357,14 @@ class Restraint(Protocol):
         """Take what the newest letter of this challenge, which is not stored yet, costs.
 
         Returns:
-            `None` when it may be made, else `Stall.QUOTA` or `Stall.OVERLOAD`.
+            `None` when it may be made, else `Stall.CHANNEL_SLOW`, `Stall.QUOTA` or `Stall.OVERLOAD`.
 
         Raises:
             StoreUnavailable: not known, and nothing is made.
         """
+
+    def heard(self, challenge: Challenge, reached: Sequence[Milestone], /) -> None:
+        """Hear what a commit reached: a code that came in time speaks for its channel. Does no I/O and never raises."""
 
 
 class Queue(Protocol):

@@ -123,8 +123,11 @@ class World:
         look: Callable[[], bool | Awaitable[bool]] = is_there
         await eventually(look, within_s=duration.total_seconds() + 10, what="the store's clock")
 
-    async def listened_to(self, challenge: Challenge) -> None:
-        """Return when the hints of a challenge's shard arrive here; one in memory arrives from the start."""
+    async def listened_to(self, challenge: Challenge, *listeners: Changes) -> None:
+        """Return when the hints of a challenge's shard arrive here, and these have heard the one that says so.
+
+        One in memory arrives from the start.
+        """
         redis, channel = self._redis, hint_channel(self.shard(challenge))
         if redis is None:
             return
@@ -134,6 +137,8 @@ class World:
 
         look: Callable[[], bool | Awaitable[bool]] = is_subscribed
         await eventually(look, within_s=10, what="a subscription")
+        for each in listeners:
+            await heard(each)
 
     async def challenge(self, subject: str = "citizen-7", **fields: object) -> Challenge:
         """Return a new challenge of a subject, of now."""

@@ -241,6 +241,20 @@ class ArchiveContract:
         assert not done
         assert await store.archive.find_notice(queued.id) == delivered
 
+    async def test_hearsay_is_kept_as_such_until_who_is_trusted_says_the_same(self, store: Store) -> None:
+        opening = _opening()
+        await store.archive.open(opening, _claim())
+        queued = _notice(opening.dossier)
+        said = replace(queued, fate=Fate.DELIVERED, is_hearsay=True)
+        await store.archive.replace_notice(queued, said)
+        assert _notice(await store.archive.dossier(opening.dossier.id)) == said
+        trusted = replace(said, is_hearsay=False)
+
+        assert await store.archive.replace_notice(said, trusted)
+
+        assert await store.archive.find_notice(queued.id) == trusted
+        assert not await store.archive.replace_notice(said, replace(said, fate=Fate.BOUNCED))
+
     async def test_claims_are_forgotten_after_their_day_and_not_before(self, store: Store) -> None:
         early, late = _claim("early"), replace(_claim("late"), expires_at=NOON + timedelta(days=2))
         await store.archive.open(_opening(), early)

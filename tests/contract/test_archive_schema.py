@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from services.dossier.outbound.sql_archive import SqlArchive
 from services.dossier.outbound.sql_database import Database, open_database
 from services.dossier.outbound.sql_migrations import SchemaTooNewError, migrate
-from services.dossier.outbound.sql_tables import buckets, metadata
+from services.dossier.outbound.sql_tables import buckets, metadata, steps
 from services.dossier.ports import ArchiveUnavailable
-from services.dossier.rules.dossier import BUCKETS
+from services.dossier.rules.claim import claim_of
+from services.dossier.rules.dossier import BUCKETS, DossierId, opening_of
+from services.dossier.rules.notice import Fate
 from tests.contract.test_archive import own_database
+from tests.fakes.dossier import BOOK, NOON, filing
+
+ID = "00000000-0000-4000-8000-000000000001"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -59,6 +66,19 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
 
     async with database.reading() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM alembic_version")) == 1
+
+
+async def test_what_was_written_before_anybody_asked_for_hearsay_is_trusted(database: Database) -> None:
+    await migrate(database)
+    archive = SqlArchive(database)
+    opening = opening_of(filing("book"), BOOK, dossier_id=DossierId(ID), number="n", by="portal", now=NOON, trace={})
+    await archive.open(opening, claim_of("portal", "key", ("body",), NOON))
+    async with database.writing() as connection:
+        await connection.execute(steps.update().values(notice_is_hearsay=None))
+    (notice,) = [step.notice for step in opening.dossier.steps if step.notice]
+
+    assert await archive.find_notice(notice.id) == notice
+    assert await archive.replace_notice(notice, replace(notice, fate=Fate.DELIVERED))
 
 
 async def test_processes_that_start_at_once_take_turns(url: str) -> None:

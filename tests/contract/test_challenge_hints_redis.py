@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from deploy.dev.valkey_server import ValkeyServer
-from services.otp.outbound.redis_changes import RedisChanges, hint_channel
+from services.otp.outbound.redis_changes import SUBSCRIBED_WITHIN_S, RedisChanges, hint_channel
 from services.otp.outbound.redis_store import redis_client
 from services.otp.ports import Changes, StoreUnavailable
 from services.otp.rules.challenge import Challenge
@@ -77,7 +78,7 @@ async def test_a_commit_of_another_process_is_heard_within_a_second(world: World
     made = await stored(world)
     took = []
     with world.store.changes(made.id) as changes:
-        await world.listened_to(made)
+        await world.listened_to(made, changes)
         for version in range(2, 9):
             started = time.monotonic()
             await world.commit_elsewhere(replace(made, version=version))
@@ -99,6 +100,32 @@ async def test_who_begins_to_listen_is_subscribed_within_a_second(world: World) 
     assert statistics.median(took) < SOON_S
 
 
+async def test_what_changes_before_the_channel_is_heard_is_seen_when_it_is(world: World) -> None:
+    made = await stored(world)
+    took = []
+    for version in range(2, 7):
+        with world.store.changes(made.id) as changes:
+            await world.commit_elsewhere(replace(made, version=version))
+            started = time.monotonic()
+            await heard(changes)
+            took.append(time.monotonic() - started)
+
+    assert statistics.median(took) < SOON_S
+
+
+async def test_who_joins_those_who_watch_a_shard_is_hinted_by_changes_alone(world: World) -> None:
+    made, neighbour = await stored(world), await stored(world)
+    with world.store.changes(made.id) as changes:
+        await heard(changes)  # the channel is heard from now on
+        with world.store.changes(neighbour.id) as others:
+            await world.commit_elsewhere(replace(made, version=2))
+            await heard(changes)
+
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(2 * SUBSCRIBED_WITHIN_S):
+                    await others.next(within=2 * SOON_S * timedelta(seconds=1))
+
+
 async def heard_again(world: World, made: Challenge, changes: Changes) -> None:
     """Change a challenge until that is heard; what was lost meanwhile is lost."""
     waiting = asyncio.create_task(heard(changes))
@@ -117,8 +144,8 @@ async def heard_again(world: World, made: Challenge, changes: Changes) -> None:
 async def test_hints_come_back_after_their_connection_was_killed(world: World, redis: Redis) -> None:
     made, later = await stored(world), await stored(world, "citizen-8")
     with world.store.changes(made.id) as changes, world.store.changes(later.id) as others:
-        await world.listened_to(made)
-        await world.listened_to(later)
+        await world.listened_to(made, changes)
+        await world.listened_to(later, others)
         killed = await listeners(redis)
         assert len(killed) == 1
 
@@ -134,7 +161,7 @@ async def test_hints_come_back_after_their_connection_was_killed(world: World, r
 async def test_hints_come_back_after_the_server_was_away(world: World, own_server: ValkeyServer) -> None:
     made = await stored(world)
     with world.store.changes(made.id) as changes:
-        await world.listened_to(made)
+        await world.listened_to(made, changes)
 
         own_server.stop()
         own_server.start()
@@ -163,7 +190,7 @@ async def test_who_went_is_not_in_the_way_of_who_listens_next(world: World, redi
     made = await stored(world)
     for version in (2, 3, 4):
         with world.store.changes(made.id) as changes:
-            await world.listened_to(made)
+            await world.listened_to(made, changes)
             await world.commit_elsewhere(replace(made, version=version))
             await heard(changes)
         await become(redis, set())

@@ -131,7 +131,7 @@ class ChallengeNotesContract:
         made = await world.challenge()
         await world.commit(made)
         with world.store.changes(made.id) as changes:
-            await world.listened_to(made)
+            await world.listened_to(made, changes)
 
             await world.commit_elsewhere(replace(made, version=2))
 
@@ -140,7 +140,7 @@ class ChallengeNotesContract:
     async def test_a_change_between_two_looks_is_heard_by_the_second(self, world: World) -> None:
         made = await world.challenge()
         with world.store.changes(made.id) as changes:
-            await world.listened_to(made)
+            await world.listened_to(made, changes)
             for version in (1, 2, 3):
                 await world.commit_elsewhere(replace(made, version=version))
 
@@ -149,7 +149,7 @@ class ChallengeNotesContract:
     async def test_a_change_is_heard_once(self, world: World) -> None:
         made, other = await world.challenge(), await world.challenge()
         with world.store.changes(made.id) as changes, world.store.changes(other.id) as others:
-            await world.listened_to(made)
+            await world.listened_to(made, changes, others)
             await world.commit_elsewhere(made)
             await heard(changes)
 
@@ -165,7 +165,7 @@ class ChallengeNotesContract:
         mine, other = await world.challenge(), await world.challenge()  # of one subject, so of one shard
         store = world.store
         with store.changes(mine.id) as one, store.changes(mine.id) as two, store.changes(other.id) as strangers:
-            await world.listened_to(mine)
+            await world.listened_to(mine, one, two, strangers)
             strange = asyncio.create_task(heard(strangers))
 
             await world.commit_elsewhere(mine)
@@ -180,7 +180,7 @@ class ChallengeNotesContract:
         shard = world.shard(made)
         await world.commit(made)
         with world.store.changes(made.id) as changes, world.store.changes(other.id) as others:
-            await world.listened_to(made)
+            await world.listened_to(made, changes, others)
             waiting = asyncio.create_task(heard(changes))
 
             assert await world.other.commit(shard, subject=subject_of(made)) == []

@@ -60,7 +60,9 @@ def declare(service: str, registry: CollectorRegistry) -> None:
         case "otp":
             show_policy(POLICY, OtpMetrics(registry, POLICY.purposes))
         case "mailer":
-            ReceiptMetrics(registry)  # of its second process
+            receipts = ReceiptMetrics(registry)  # of its second process
+            for last in (receipts.log_read_at, receipts.log_line_at):
+                last.labels("relay-1")
             metrics = MailerMetrics(registry)
             for lane in LANES:
                 metrics.slots.labels(lane)

@@ -18,7 +18,7 @@ from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_quotas import SCRIPT, RedisQuotas, quota_key
 from services.otp.outbound.redis_store import redis_client
 from services.otp.ports import StoreUnavailable
-from services.otp.rules.quota import Bucket, Limit, Quota, given_back, taken
+from services.otp.rules.quota import Bucket, Limit, Quota, given_back, refilled, taken
 from tests.conditions import eventually
 from tests.contract.challenge_stores import DATABASE, PATIENT, Server
 from tests.fakes.clock import NOON
@@ -32,7 +32,7 @@ LIMIT = Limit(3, timedelta(seconds=20))
 # Far longer than the test runs: what ends, ends by the told clock and not by Redis's.
 limits = st.builds(Limit, st.integers(1, 4), st.integers(60_000_000, 90_000_000).map(lambda us: us * US))
 pauses = st.tuples(st.sampled_from((0, 0, 1, 2, 4, 5, 8, 40)), st.sampled_from((0, 0, -1, 1)))
-steps = st.lists(st.tuples(pauses, st.sampled_from(("take", "take", "give")), st.integers(0, 7)), max_size=30)
+steps = st.lists(st.tuples(pauses, st.sampled_from(("take", "take", "give", "refill")), st.integers(0, 7)), max_size=30)
 
 
 @pytest.fixture
@@ -71,12 +71,16 @@ def test_the_script_is_its_model(redis_server: Server) -> None:
             bucket, now = Bucket(), NOON
             for (quarters, beside), what, number in schedule:
                 now += max(limit.one_each * quarters // 4 + beside * US, 0 * US)
+                word, wait = str(number), 0 * US
                 if what == "give":
-                    bucket, wait = given_back(bucket, limit, str(number)), 0 * US
+                    bucket = given_back(bucket, limit, word)
+                elif what == "refill":
+                    sooner = limit.one_each * number // 3
+                    bucket, word = refilled(bucket, sooner, now), str(sooner // US)
                 else:
-                    bucket, wait = taken(bucket, limit, str(number), now)
+                    bucket, wait = taken(bucket, limit, word, now)
 
-                assert run(what, str(number), limit, now) * US == wait
+                assert run(what, word, limit, now) * US == wait
                 assert _bucket(client) == (bucket.whole_at, {(at, token) for at, token in bucket.takes})
 
         same()

@@ -97,3 +97,24 @@ async def test_of_a_crowd_exactly_as_many_get_in_as_there_is_room(quotas: QuotaS
 async def test_without_a_quota_nothing_is_asked(quotas: QuotaStore) -> None:
     assert await quotas.take("a", []) == []
     await quotas.give_back("a", [])
+
+
+async def test_a_refill_is_as_if_time_had_passed_for_those_buckets_alone(quotas: QuotaStore) -> None:
+    other = Quota("address:other", Limit(2, HOUR))
+    for token in ("a", "b"):
+        await quotas.take(token, [SMALL, other])
+
+    await quotas.refill([(SMALL, HOUR * 1.5), (LARGE, HOUR)])
+
+    assert await _taken(quotas, "c", SMALL, other) == [True, False]
+    assert await _taken(quotas, "d", SMALL) == [False]
+
+
+async def test_refills_of_many_processes_at_once_are_all_counted(quotas: QuotaStore) -> None:
+    for number in range(50):
+        await quotas.take(str(number), [LARGE])
+
+    await asyncio.gather(*(quotas.refill([(LARGE, HOUR / 5)]) for _ in range(50)))
+
+    answers = [await _taken(quotas, f"more {number}", LARGE) for number in range(11)]
+    assert answers == [[True]] * 10 + [[False]]

@@ -203,6 +203,6 @@ def test_every_service_is_scraped(rendered: list[Mapping[str, Any]]) -> None:
     (monitor,) = [each for each in rendered if each["kind"] == "PodMonitor"]
 
     (expression,) = monitor["spec"]["selector"]["matchExpressions"]
-    assert expression == {"key": "app.kubernetes.io/name", "operator": "In", "values": [*SERVICES]}
+    assert expression == {"key": "app.kubernetes.io/name", "operator": "In", "values": [*SERVICES, "receipts"]}
     assert monitor["spec"]["sampleLimit"] == 500
     assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["http"]

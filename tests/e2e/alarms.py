@@ -22,6 +22,7 @@ import yaml
 
 from deploy.dev.key_files import write_secrets
 from deploy.dev.monitoring import why_unwatched
+from deploy.dev.process_table import PROCESSES, RECEIPTS
 from deploy.dev.python_process import CHECKOUT
 from deploy.dev.stack import Stack
 from tests.conditions import wait_until
@@ -127,32 +128,46 @@ class Alarmed:
 
 
 @contextmanager
-def alarmed_stack(directory: Path, *, deadline_s: int = DEADLINE_S, admission: bool = False) -> Iterator[Alarmed]:
+def alarmed_stack(
+    directory: Path,
+    *,
+    deadline_s: int = DEADLINE_S,
+    admission: bool = False,
+    promises: Mapping[str, str] | None = None,
+    reissues: Mapping[str, object] | None = None,
+    relay_log: Path | None = None,
+) -> Iterator[Alarmed]:
     """Run a watched stack; skips the test, or fails it in CI, where its watchers are not installed.
 
     Args:
         directory: of the stack.
         deadline_s: how long a code may wait in the queue.
         admission: refuse who would wait too long; without it codes die, as most alerts want to see.
+        promises: of every purpose, beside those times.
+        reissues: limits of what the machine makes by itself, in place of the shipped ones.
+        relay_log: run the receipts too, and let them follow this file.
     """
     require(why_unwatched())
     require(shifted_clock.why_missing())
     made = write_secrets(directory / "secrets")
     policy, clock = directory / "policy.yaml", ShiftedClock(directory / "shift")
-    policy.write_text(yaml.safe_dump(_short_policy(deadline_s), allow_unicode=True))
+    policy.write_text(yaml.safe_dump(_short_policy(deadline_s, promises or {}, reissues), allow_unicode=True))
     settings: Mapping[str, Mapping[str, str]] = {
         "otp": {"OTP_POLICY_FILE": str(policy), "OTP_ADMISSION": str(admission).lower()},
         "mailer": {"MAILER_SLOTS_OTP": str(SLOTS), "MAILER_RETRY_DELAYS_OTP": "PT1S,PT3S"},
         "dossier": clock.environment(),
         "lagwatch": {"LAGWATCH_POLL_INTERVAL": LOOK_EVERY},
     }
-    stack = Stack(directory, settings=settings, is_watched=True, hurry=HURRY)
+    processes = PROCESSES if relay_log is None else (*PROCESSES, RECEIPTS)
+    if relay_log is not None:
+        settings = {**settings, "receipts": {"RECEIPTS_LOG_FILE": str(relay_log)}}
+    stack = Stack(directory, settings=settings, is_watched=True, hurry=HURRY, processes=processes)
     stack.addresses()
     with stack:
         yield Alarmed(Running(stack, (made.portal, made.operator), made.operator), clock)
 
 
-def _short_policy(deadline_s: int) -> object:
+def _short_policy(deadline_s: int, promises: Mapping[str, str], reissues: Mapping[str, object] | None) -> object:
     policy = yaml.safe_load((CHECKOUT / "services" / "otp" / "policy.yaml").read_text())
     short = {
         "patience": f"{deadline_s + RESERVE_S} s",
@@ -160,7 +175,9 @@ def _short_policy(deadline_s: int) -> object:
         "prompt": f"{PROMPT_S} s",
         "slow": f"{SLOW_S} s",
     }
-    return policy | {"purposes": {name: promises | short for name, promises in policy["purposes"].items()}}
+    limits = policy["limits"] | ({} if reissues is None else {"reissues": reissues})
+    purposes = {name: shipped | short | promises for name, shipped in policy["purposes"].items()}
+    return policy | {"purposes": purposes, "limits": limits}
 
 
 def _ask(address: str, path: str) -> Any:

@@ -43,6 +43,13 @@ LATE = {"life": f"{LIFE_S} s", "max_life": f"{MAX_LIFE_S} s", "reserve": "2 s"}
 PURPOSES = {NAME: LATE, IMPATIENT: LATE | {"patience": "12 s", "prompt": "1 s", "slow": "5 s"}}
 """What differs from `confirm-email`. Only what must be dropped soon is impatient: with a short deadline a queue that
 is short as well is longer than people wait, and nobody is let in."""
+BY_ITSELF = 8
+"""Letters that the machine may make to a domain where no code comes in time; each ten codes in time allow one more."""
+REISSUES = {
+    "share": 0.1,
+    "domain": {"at_once": BY_ITSELF, "one_each": "1 h"},
+    "system": {"at_once": 10 * BY_ITSELF, "one_each": "1 h"},
+}
 RETURN_PATH = "khong-tra-loi@kip.example"
 WITHIN_S = 60.0  # for what takes a few seconds: a machine may be busy
 
@@ -106,7 +113,7 @@ class LateStack:
     # The MX.
 
     def answer(self, address: str, code: int, text: str) -> None:
-        """Let the MX answer so to every mail for this address."""
+        """Let the MX answer so to every mail for this address, in which `*` stands for anything."""
         self._rule(address, {"stage": "rcpt", "action": "reply", "to": address, "code": code, "text": text})
 
     def accept(self, address: str) -> None:
@@ -147,6 +154,14 @@ class LateStack:
         """Return how many receipts had no effect for that reason."""
         page = page_of(self.stack.address("receipts.http"))
         return total(page, "mailer_receipts_ignored_total", source=source, reason=reason)
+
+    def held_back(self, by: str) -> float:
+        """Return how often the machine was not let make a letter, because of that."""
+        return total(page_of(self.stack.address("otp.http")), "otp_reissues_held_back_total", by=by)
+
+    def letters_to(self, address: str) -> set[str]:
+        """Return the queue ids of all letters that the relay tried to deliver to what ends so."""
+        return {line.split(": ")[1] for line in self.log_text().splitlines() if f"{address}>, relay=" in line}
 
     def deliveries(self) -> list[tuple[str, mail_events_pb2.MailDelivery]]:
         """Return every delivery event that was published, with the id of its envelope."""
@@ -201,4 +216,4 @@ def _policy() -> object:
     policy = yaml.safe_load((CHECKOUT / "services" / "otp" / "policy.yaml").read_text())
     purposes = policy["purposes"]
     ours = {name: purposes["confirm-email"] | numbers for name, numbers in PURPOSES.items()}
-    return policy | {"purposes": purposes | ours}
+    return policy | {"purposes": purposes | ours, "limits": policy["limits"] | {"reissues": REISSUES}}

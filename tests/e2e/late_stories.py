@@ -11,21 +11,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from kip.mailer.v1 import mail_events_pb2 as mail_pb
 from kip.otp.v1 import otp_service_pb2 as pb
 
 from deploy.dev.inbox.client import Mail
 from tests.conditions import wait_until
-from tests.e2e.late_stack import LIFE_S, MAX_LIFE_S, NAME, WITHIN_S, LateStack, wait_until_past
+from tests.e2e.late_stack import BY_ITSELF, LIFE_S, MAX_LIFE_S, NAME, WITHIN_S, LateStack, wait_until_past
 from tests.e2e.mailbox import code_in
 from tests.e2e.portal import Citizen, Portal
 from tests.servers.relay_reports import report
 
 GREYLISTED = (450, "4.7.1 greylisted, please try again")
 UNKNOWN_USER = (550, "5.1.1 no such user here")
-BOUNCES = 5
+BOUNCES = 10
 REASONS = {
     "dsn": ["repeated", "outranked", "no_envelope_id", "forged", "no_report", "malformed"],
     "relay_log": ["unknown_letter"],
@@ -33,10 +33,11 @@ REASONS = {
 """For which receipts may be ignored, by their source."""
 
 Story = Callable[[LateStack, Portal], Any]
+Told = TypeVar("Told", bound=Story)
 STORIES: dict[str, Story] = {}
 
 
-def story(tell: Story) -> Story:
+def story(tell: Told) -> Told:
     """Let a story run with the others."""
     STORIES[tell.__name__] = tell
     return tell
@@ -72,8 +73,8 @@ class Healed:
 
 
 @story
-def deferred_beyond_its_life(late: LateStack, portal: Portal) -> Healed:
-    citizen = Citizen("lan")
+def deferred_beyond_its_life(late: LateStack, portal: Portal, domain: str = "example.vn") -> Healed:
+    citizen = Citizen("lan", domain=domain)
     late.answer(citizen.email, *GREYLISTED)
     handle = asked(portal, citizen)
     letters_of(portal, handle, 2)
@@ -153,7 +154,6 @@ def typed_too_late_five_times(late: LateStack, portal: Portal) -> Typed:
     )
 
 
-@story
 def bounced_while_somebody_watches(late: LateStack, portal: Portal) -> list[tuple[float, pb.Challenge]]:
     """Return how long after the line in the log the watcher knew, and what the watcher saw."""
     people = [Citizen("gone") for _ in range(BOUNCES)]
@@ -193,8 +193,49 @@ def slow_for_ever(late: LateStack, portal: Portal) -> tuple[pb.Challenge, int]:
     stalled = news(portal, handle, lambda seen: seen.stalled != pb.STALL_REASON_UNSPECIFIED)
     written = late.log_text().count(f"to=<{citizen.email}>")
     assert written > 3, "the relay has tried again and again"
-    queued = {line.split(": ")[1] for line in late.log_text().splitlines() if f"to=<{citizen.email}>" in line}
-    return stalled, len(queued)
+    return stalled, len(late.letters_to(citizen.email))
+
+
+@dataclass
+class Braked:
+    """A provider makes all mails of its domain late, then those of some come in time again."""
+
+    wanted: int
+    """Letters that the machine would make for these people without a brake."""
+    at_once: list[pb.Challenge]
+    """What those saw first who were held back, when they were."""
+    letters: int
+    """Of all, when everybody was told that the channel is slow."""
+    held_back: float
+    elsewhere: Healed
+    letters_later: int
+
+
+@story
+def slow_provider(late: LateStack, portal: Portal) -> Braked:
+    domain, number = "slow.example", BY_ITSELF + 4
+    late.answer(f"late.*@{domain}", *GREYLISTED)
+    handles = [asked(portal, Citizen("late", domain=domain)) for _ in range(number)]
+
+    def is_stalled(seen: pb.Challenge) -> bool:
+        return seen.stalled != pb.STALL_REASON_UNSPECIFIED
+
+    with ThreadPoolExecutor(number + 1) as threads:
+        first = threads.map(
+            lambda it: news(portal, it, lambda seen: is_stalled(seen) or len(seen.letters) > 1), handles
+        )
+        elsewhere = threads.submit(deferred_beyond_its_life, late, portal, "quick.example")
+        at_once = [seen for seen in first if is_stalled(seen)]
+        list(threads.map(lambda handle: news(portal, handle, is_stalled), handles))
+    letters, held_back = len(late.letters_to(f"@{domain}")), late.held_back("domain")
+    for citizen in [Citizen("soon", domain=domain) for _ in range(10)]:
+        portal.wait_for_fate(asked(portal, citizen), "DELIVERED")
+    before = letters + 10
+    wait_until(lambda: len(late.letters_to(f"@{domain}")) > before, within_s=WITHIN_S, what="one more letter by itself")
+    elsewhere_healed = elsewhere.result()
+    return Braked(
+        2 * number, at_once, letters - number, held_back, elsewhere_healed, len(late.letters_to(f"@{domain}")) - before
+    )
 
 
 @dataclass

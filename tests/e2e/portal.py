@@ -36,11 +36,12 @@ class Citizen:
     name: str
     context: str = "Nộp hồ sơ cấp lại sổ bảo hiểm xã hội"
     mark: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    domain: str = "example.vn"
 
     @property
     def email(self) -> str:
         """Return their address."""
-        return f"{self.name}.{self.mark}@example.vn"
+        return f"{self.name}.{self.mark}@{self.domain}"
 
     @property
     def subject(self) -> str:

@@ -24,8 +24,20 @@ from kip.otp.v1 import otp_service_pb2 as pb
 from deploy.dev import postfix_relay
 from deploy.dev.server_process import ServerProcess
 from tests.conditions import wait_until
-from tests.e2e.late_stack import IMPATIENT, LIFE_S, NAME, WITHIN_S, LateStack, causes, references
-from tests.e2e.late_stories import STORIES, Healed, Ignored, Late, Story, Typed, asked, news
+from tests.e2e.late_stack import BY_ITSELF, IMPATIENT, LIFE_S, NAME, WITHIN_S, LateStack, causes, references
+from tests.e2e.late_stories import (
+    BOUNCES,
+    STORIES,
+    Braked,
+    Healed,
+    Ignored,
+    Late,
+    Story,
+    Typed,
+    asked,
+    bounced_while_somebody_watches,
+    news,
+)
 from tests.e2e.mailbox import code_in
 from tests.e2e.metrics_page import page_of
 from tests.e2e.portal import Citizen
@@ -52,6 +64,12 @@ def told(late: LateStack) -> Iterator[Mapping[str, Future[Any]]]:
 
     with ThreadPoolExecutor(len(STORIES)) as threads:
         yield {name: threads.submit(run, tell) for name, tell in STORIES.items()}
+
+
+def all_told(told: Mapping[str, Future[Any]]) -> None:
+    """Wait until all stories have ended."""
+    for future in told.values():
+        future.exception()
 
 
 def test_a_mail_that_the_mx_defers_beyond_the_life_of_its_code_is_replaced_and_the_new_code_is_accepted(
@@ -98,14 +116,21 @@ def test_a_right_code_typed_too_late_five_times_brings_one_new_code_and_burns_no
     assert (seen.new_outcome, seen.mails) == ("accepted", 2)
 
 
-def test_of_a_bounce_the_watcher_knows_within_a_second_and_sees_the_alternatives(
-    told: Mapping[str, Future[list[tuple[float, pb.Challenge]]]],
+def test_nine_of_ten_who_watch_know_of_a_bounce_within_a_second_all_within_two_and_see_the_alternatives(
+    late: LateStack, told: Mapping[str, Future[Any]]
 ) -> None:
-    seen = told["bounced_while_somebody_watches"].result()
+    """Within a second, from the line in the relay's log to the page, is what the way takes; nobody else is on it now.
+
+    A hint that is lost costs a watcher two seconds. One of ten may meet a processor that is busy with something else.
+    """
+    all_told(told)
+    with late.portal() as portal:
+        seen = bounced_while_somebody_watches(late, portal)
 
     after_s = sorted(seconds for seconds, _ in seen)
-    assert after_s[0] < 1, "what the way takes; the others may have met a processor that was busy with seven stories"
-    assert after_s[-1] < 5
+    assert len(after_s) == BOUNCES
+    assert after_s[-2] < 1, after_s
+    assert after_s[-1] < 2, after_s
     for _, challenge in seen:
         assert challenge.advice.kind in {pb.ADVICE_KIND_OTHER_CHANNEL, pb.ADVICE_KIND_CALL}
         assert challenge.advice.alternatives == ["hotline"]
@@ -122,6 +147,37 @@ def test_a_relay_that_stays_slow_gets_a_bounded_number_of_mails_and_the_citizen_
     assert mails == 3
     assert challenge.advice.kind in {pb.ADVICE_KIND_OTHER_CHANNEL, pb.ADVICE_KIND_CALL}
     assert challenge.advice.alternatives == ["hotline"]
+
+
+def test_a_provider_that_makes_all_mails_late_gets_as_many_letters_by_itself_as_the_brake_allows_and_no_more(
+    told: Mapping[str, Future[Braked]],
+) -> None:
+    seen = told["slow_provider"].result()
+
+    assert seen.letters == BY_ITSELF < seen.wanted
+    assert seen.held_back >= seen.wanted - BY_ITSELF - len(seen.at_once)
+
+
+def test_whom_the_brake_holds_back_is_told_at_once_on_the_stream_that_the_channel_is_slow_and_where_else_to_turn(
+    told: Mapping[str, Future[Braked]],
+) -> None:
+    seen = told["slow_provider"].result()
+
+    assert len(seen.at_once) == seen.wanted // 2 - BY_ITSELF
+    for challenge in seen.at_once:
+        assert challenge.stalled == pb.STALL_REASON_CHANNEL_SLOW
+        assert causes(challenge) == ["requested"], "held back at the first news that its letter is late"
+        assert challenge.advice.kind in {pb.ADVICE_KIND_OTHER_CHANNEL, pb.ADVICE_KIND_CALL}
+        assert challenge.advice.alternatives == ["hotline"]
+
+
+def test_meanwhile_another_domain_heals_and_so_does_this_one_by_one_letter_for_ten_codes_in_time(
+    told: Mapping[str, Future[Braked]],
+) -> None:
+    seen = told["slow_provider"].result()
+
+    assert (causes(seen.elsewhere.challenge), seen.elsewhere.outcome) == (["requested", "reissued"], "accepted")
+    assert seen.letters_later == 1
 
 
 def test_forged_repeated_reordered_and_foreign_receipts_have_no_effect_and_are_counted(
@@ -143,8 +199,7 @@ def test_forged_repeated_reordered_and_foreign_receipts_have_no_effect_and_are_c
 def test_dropped_at_its_deadline_a_letter_is_replaced_for_whoever_watches_and_not_when_nobody_waits(
     late: LateStack, told: Mapping[str, Future[Any]]
 ) -> None:
-    for future in told.values():
-        future.exception()  # all stories have ended: the relay may go
+    all_told(told)  # the relay may go
     watching, gone = Citizen("lan"), Citizen("minh")
     late.relay.kill()
     with late.portal() as portal, late.portal() as page:
@@ -206,7 +261,7 @@ def troubled(late: LateStack, tmp_path_factory: pytest.TempPathFactory) -> Troub
                 unheard = [handle for handle in handles if beside.fate(handle) == "QUEUED"]
                 again = [people[handles.index(handle)] for handle in unheard]
                 joined = [beside.request(citizen, purpose=NAME).joined for citizen in again]
-                typed = [beside.outcome(handle, code_in(mails[handles.index(handle)])) for handle in unheard[:3]]
+                typed = [beside.outcome(handle, code_in(mails[handles.index(handle)])) for handle in unheard]
                 wait_until(lambda: time.monotonic() - since > STOPPED_S, within_s=2 * STOPPED_S, what="it is stopped")
         for handle in handles:
             wait_until(
@@ -240,7 +295,7 @@ def test_while_delivery_events_come_half_a_minute_late_nothing_breaks_and_no_mai
 ) -> None:
     assert len(troubled.unheard) >= 12, "what was mailed while otp's consumer was stopped is not heard of"
     assert all(troubled.joined), "whoever asks again joins, and no second mail goes out"
-    assert troubled.typed == ["accepted"] * len(troubled.typed)
+    assert troubled.typed == ["accepted"] * len(troubled.unheard), "whoever has the mail in hand can use it"
     assert {tuple(causes(challenge)) for challenge in troubled.after} == {("requested",)}
     assert Counter(len(late.mails(citizen.email)) for citizen in troubled.people) == {1: len(troubled.people)}
     assert "otp_build_info" in page_of(late.stack.address("otp.http"))

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from services.otp.ports import StoreUnavailable
 from services.otp.rules.guesses import Tally
-from services.otp.rules.quota import Bucket, LetterAsked, NoRoom, Quota, given_back, taken
+from services.otp.rules.quota import Bucket, LetterAsked, NoRoom, Quota, given_back, refilled, taken
 from tests.fakes.clock import FakeClock
 from tests.fakes.otp import Breaks
 
@@ -51,6 +51,13 @@ class InMemoryQuotas:
         lost = await self._called("give_back")
         for quota in quotas:
             self._buckets[quota.name] = given_back(self._buckets[quota.name], quota.limit, token)
+        self._lose(lost)
+
+    async def refill(self, quotas: Sequence[tuple[Quota, timedelta]]) -> None:
+        """Implements `QuotaStore`."""
+        lost = await self._called("refill")
+        for quota, sooner in quotas:
+            self._buckets[quota.name] = refilled(self._buckets[quota.name], sooner, self.clock())
         self._lose(lost)
 
     async def _called(self, method: str) -> Breaks | None:

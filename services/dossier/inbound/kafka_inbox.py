@@ -57,7 +57,8 @@ def _read(record: Record) -> tuple[NoticeId, News]:
         raise Poison("owner_id is empty or too long")
     if not delivery.HasField("at"):
         raise Poison("at is missing")
-    return NoticeId(delivery.owner_id), News(_fate(delivery), _instant(delivery.at), record.timestamp)
+    is_hearsay = delivery.source == pb.SOURCE_DSN
+    return NoticeId(delivery.owner_id), News(_fate(delivery), _instant(delivery.at), record.timestamp, is_hearsay)
 
 
 def _fate(delivery: pb.MailDelivery) -> Fate:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, delete, false, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -77,7 +77,8 @@ class SqlArchive:
             changed = await connection.execute(
                 update(steps)
                 .where(steps.c.notice_id == was.id, steps.c.notice_fate == was.fate.value, steps.c.notice_at == was.at)
-                .values(notice_fate=becomes.fate.value, notice_at=becomes.at)
+                .where(func.coalesce(steps.c.notice_is_hearsay, false()) == was.is_hearsay)
+                .values(_notice_columns(becomes))
             )
             return changed.rowcount == 1
 
@@ -148,7 +149,12 @@ async def _write_step(connection: AsyncConnection, dossier_id: DossierId, step: 
 def _notice_columns(notice: Notice | None) -> Mapping[str, object]:
     if notice is None:
         return {}
-    return {"notice_id": notice.id, "notice_fate": notice.fate.value, "notice_at": notice.at}
+    return {
+        "notice_id": notice.id,
+        "notice_fate": notice.fate.value,
+        "notice_at": notice.at,
+        "notice_is_hearsay": notice.is_hearsay,
+    }
 
 
 def _step(row: Row[Any]) -> Step:
@@ -158,4 +164,4 @@ def _step(row: Row[Any]) -> Step:
 def _notice(row: Row[Any]) -> Notice | None:
     if row.notice_id is None:
         return None
-    return Notice(NoticeId(row.notice_id), row.at, Fate(row.notice_fate), row.notice_at)
+    return Notice(NoticeId(row.notice_id), row.at, Fate(row.notice_fate), row.notice_at, bool(row.notice_is_hearsay))

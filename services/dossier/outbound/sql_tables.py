@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -83,9 +84,10 @@ steps = Table(
     Column("at", Instant, nullable=False),
     Column("remark", Text, nullable=False),
     _code("made_by", 128),
-    Column("notice_id", String(ID)),  # the three are empty when the step mails none
+    Column("notice_id", String(ID)),  # the four are empty when the step mails none
     Column("notice_fate", String(16)),
     Column("notice_at", Instant),
+    Column("notice_is_hearsay", Boolean),  # empty: no; so what was written before it was asked is trusted
     UniqueConstraint("notice_id"),
 )
 

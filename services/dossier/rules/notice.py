@@ -12,7 +12,8 @@ and `dossier-advanced` (each later one), get
 **Fate.** The mailer tells how a letter fares; its events may come twice, late or out of order. `merge` keeps the
 greatest one in a total order (first how far the letter got, then when), and the greatest of a set does not depend on
 order or repeats. Something that went out outranks a claim that nothing did, because a second copy may have been sent by
-another route; a bounce outranks a delivery, because the next hop takes a mail before the mailbox refuses it.
+another route; a bounce outranks a delivery, because the next hop takes a mail before the mailbox refuses it. What a
+DSN says is hearsay, which anybody on the way may have written: it is shown, and any end that is trusted outranks it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ RANK: Mapping[Fate, int] = {
 }  # the order of the words above is the order of merge
 
 
+ENDS = frozenset({Fate.DELIVERED, Fate.BOUNCED})
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """The mail of one step."""
@@ -61,6 +65,8 @@ class Notice:
     fate: Fate
     at: datetime
     """When that was last heard of."""
+    is_hearsay: bool = False
+    """A DSN says so, and nobody who is trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class News:
     """When it happened, by the clock of whoever saw it."""
     heard_at: datetime
     """When the event was written; the same for every repeat of one record."""
+    is_hearsay: bool = False
+    """Told by a DSN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,12 @@ def merge(notice: Notice, news: News) -> Notice:
     The time of the news comes from a foreign clock, so it is kept between the wish and the event.
     """
     at = max(notice.asked_at, min(news.at, news.heard_at))
-    if (RANK[news.fate], at) <= (RANK[notice.fate], notice.at):
+    if (place(news), at) <= (place(notice), notice.at):
         return notice
-    return replace(notice, fate=news.fate, at=at)
+    return replace(notice, fate=news.fate, at=at, is_hearsay=news.is_hearsay)
+
+
+def place(told: Notice | News) -> tuple[bool, int, bool]:
+    """Return where something stands in the order of merge: the ends that are trusted behind everything else."""
+    is_trusted_end = told.fate in ENDS and not told.is_hearsay
+    return is_trusted_end, RANK[told.fate], not told.is_hearsay

@@ -127,6 +127,7 @@ class PostfixLog:
 
     async def follow(self) -> None:
         """Read, settle, keep the bookmark; a Redis or a Kafka that is away is waited for."""
+        self._metrics.has_a_line(self._route, self._clock())
         while True:
             is_busy = await self.step()
             if not is_busy:
@@ -137,14 +138,19 @@ class PostfixLog:
         lines = await self._new_lines()
         await patiently(self._settle_held, what="settling receipts", on=(LedgerAway, TryAgain), within=None)
         self._metrics.log_behind.set(self._tail.behind())
+        if lines is not None:
+            self._metrics.was_read(self._route, self._clock())
+        if lines:
+            self._metrics.has_a_line(self._route, self._clock())
         return bool(lines)
 
-    async def _new_lines(self) -> list[Line]:
+    async def _new_lines(self) -> list[Line] | None:
+        """Return what was added; `None` when the log cannot be read."""
         try:
             lines = await asyncio.to_thread(self._tail.read)
         except OSError as error:
             structlog.get_logger().warning("log_unreadable", why=error.strerror)
-            return []
+            return None
         for line in lines:
             entry = read_line(line.text)
             if entry is not None:

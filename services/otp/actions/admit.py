@@ -14,13 +14,10 @@ import random
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from services.chassis.clock import Clock
 from services.chassis.keyring import Key, Keyring, UnknownKey, pseudonym
-from services.otp.ports import Admit, KeysUnknown, Mint, Queue, QuotaStore, Toll
+from services.otp.ports import KeysUnknown, Queue, QuotaStore, Toll
 from services.otp.rules.address import mailbox_of
 from services.otp.rules.admission import JITTER, Ramp, moved, refused_for
-from services.otp.rules.challenge import Challenge, Stall
-from services.otp.rules.policy import Purpose
 from services.otp.rules.quota import SYSTEM_PARTS, Dimension, LetterAsked, Limit, Limits, NoRoom, Quota, part_of
 
 KEPT_WHEN_REFUSED = Dimension.CLIENT
@@ -147,27 +144,3 @@ class LetterToll:
 
     def _named(self, dimension: Dimension, what: str) -> str:
         return pseudonym(self._key, "quota", dimension, what)
-
-
-class RestrainReissue:
-    """Verb: say whether a letter that the service would make by itself may be made. Implements `Restraint`."""
-
-    def __init__(self, admit: Admit, mint: Mint, clock: Clock) -> None:
-        """Ask `admit`; `clock` is this host's, and chooses keys only."""
-        self._admit = admit
-        self._mint = mint
-        self._clock = clock
-
-    async def __call__(self, challenge: Challenge, purpose: Purpose) -> Stall | None:
-        """Implements `Restraint`; the letter is named by its generation, so that it is paid once."""
-        letter = LetterAsked(
-            token=f"{challenge.id}.{challenge.newest.number}",
-            subject_key=challenge.subject_key,
-            email=self._mint.part(challenge).email,
-            challenge_id=challenge.id,
-            deadline=purpose.deadline,
-        )
-        refused = await self._admit(self._clock()).settle(letter)
-        if refused is None:
-            return None
-        return Stall.OVERLOAD if refused.is_overload else Stall.QUOTA

@@ -79,6 +79,7 @@ class FollowDelivery:
             reached = milestones(challenge, changed, purpose)
             entries = await self._store.commit(shard, challenge=changed, announcements=told, milestones=reached)
             if entries is not None:
+                self._restraint.heard(changed, reached)
                 await self._announce(entries, within=ANNOUNCE_WITHIN)
                 return changed
         raise StoreUnavailable

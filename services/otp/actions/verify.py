@@ -226,15 +226,17 @@ class VerifyCode:
         if outcome.challenge is None:
             return outcome.verdict
         before = uncounted(case.challenge, case.place)  # else an attempt that was the last would have ended it before
+        reached = milestones(before, outcome.challenge, case.purpose)
         entries = await self._store.commit(
             entry.shard,
             challenge=outcome.challenge,
             subject=outcome.subject,
             announcements=announcements(before, outcome.challenge, case.purpose, case.now),
-            milestones=milestones(before, outcome.challenge, case.purpose),
+            milestones=reached,
         )
         if entries is None:
             return None
+        self._restraint.heard(outcome.challenge, reached)
         positions = await self._announce(entries, within=ANNOUNCE_WITHIN)
         if not isinstance(outcome.verdict, Expired) or not positions:
             return outcome.verdict

@@ -1,14 +1,15 @@
 """Hints that a challenge has changed, over sharded pub/sub; every process hears those it has watchers for.
 
 A hint is no promise: a connection that breaks loses some, so watchers look again by themselves, and a hint only makes
-them look sooner. One connection a process, subscribed to the channels of the shards that are being watched.
+them look sooner. One connection a process, subscribed to the channels of the shards that are being watched. Who begins
+to watch a shard that nobody watched is hinted once when its channel is heard: what came in between is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.otp.ports import SHARDS
+
 SUBSCRIBED_WITHIN_S = 0.2  # how late a new shard may be heard; its watchers look again every two seconds anyway
 PAUSE_AFTER_FAILURE = timedelta(seconds=1)
 
@@ -24,6 +27,9 @@ PAUSE_AFTER_FAILURE = timedelta(seconds=1)
 def hint_channel(shard: int) -> str:
     """Return the sharded channel of a shard; it is in the slot of the shard's keys."""
     return f"otp:{{s{shard:02x}}}:changed"
+
+
+SHARD_OF = {hint_channel(shard).encode(): shard for shard in range(SHARDS)}
 
 
 class Hints:
@@ -52,6 +58,10 @@ class RedisChanges:
         self._redis = redis
         self._waiting: defaultdict[str, set[Hints]] = defaultdict(set)
         self._shards: Counter[int] = Counter()
+        self._heard: set[int] = set()
+        """Shards whose channels the server says we are subscribed to."""
+        self._unheard: defaultdict[int, set[Hints]] = defaultdict(set)
+        """Who waits in one that is not heard yet."""
 
     @contextmanager
     def of(self, challenge_id: str, shard: int | None) -> Iterator[Hints]:
@@ -62,10 +72,13 @@ class RedisChanges:
             return
         self._waiting[challenge_id].add(hints)
         self._shards[shard] += 1
+        if shard not in self._heard:
+            self._unheard[shard].add(hints)
         try:
             yield hints
         finally:
             self._shards[shard] -= 1
+            self._unheard[shard].discard(hints)
             self._waiting[challenge_id].discard(hints)
             if not self._waiting[challenge_id]:
                 del self._waiting[challenge_id]
@@ -74,9 +87,10 @@ class RedisChanges:
         """Hear until cancelled; a server that is away is asked again every second."""
         while True:
             try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                async with self._redis.pubsub() as pubsub:
                     await self._hear(pubsub)
             except (RedisError, OSError) as error:
+                self._heard.clear()
                 structlog.get_logger().warning("hints_lost", error=type(error).__name__)
             await asyncio.sleep(PAUSE_AFTER_FAILURE.total_seconds())
 
@@ -88,15 +102,25 @@ class RedisChanges:
             if wanted - subscribed:
                 await pubsub.ssubscribe(*map(hint_channel, wanted - subscribed))
             if subscribed - wanted:
+                self._heard -= subscribed - wanted
                 await pubsub.sunsubscribe(*map(hint_channel, subscribed - wanted))
             subscribed = wanted
             if not subscribed:
                 await asyncio.sleep(SUBSCRIBED_WITHIN_S)
                 continue
             message = await pubsub.get_message(timeout=SUBSCRIBED_WITHIN_S)
-            if message is not None and message["type"] == "smessage":
-                for hints in self._waiting.get(message["data"].decode(), ()):
-                    hints.hear()
+            if message is not None:
+                self._take(message)
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        if message["type"] == "smessage":
+            for hints in self._waiting.get(message["data"].decode(), ()):
+                hints.hear()
+        elif message["type"] == "ssubscribe":
+            shard = SHARD_OF[message["channel"]]
+            self._heard.add(shard)
+            for hints in self._unheard.pop(shard, ()):
+                hints.hear()
 
 
 def _end_if_cancelled() -> None:

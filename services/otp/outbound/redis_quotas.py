@@ -2,7 +2,7 @@
 
 | key | type | what | ends | written by |
 |---|---|---|---|---|
-| `otp:{quota:<bucket>}` | sorted set | when it is whole, and who took when | when it is whole | take, give_back |
+| `otp:{quota:<bucket>}` | sorted set | when it is whole, and who took when | when it is whole | all calls |
 
 A bucket is named by what its limit counts and an HMAC: `address:…`; no address stands in a key. `scripts/quota.lua`
 holds the rule, under the server's clock. Calls about several buckets go out together, in one round trip.
@@ -50,6 +50,10 @@ class RedisQuotas:
     async def give_back(self, token: str, quotas: Sequence[Quota]) -> None:
         """Implements `QuotaStore`."""
         await self._run("give", token, quotas)
+
+    async def refill(self, quotas: Sequence[tuple[Quota, timedelta]]) -> None:
+        """Implements `QuotaStore`."""
+        await asyncio.gather(*(self._of(quota, "refill", str(sooner // MICROSECOND)) for quota, sooner in quotas))
 
     async def _run(self, what: str, token: str, quotas: Sequence[Quota]) -> list[int]:
         return await asyncio.gather(*(self._of(quota, what, token) for quota in quotas))

@@ -1,14 +1,14 @@
-"""The limits of the policy file: on letters, on guesses that fail, and which addresses lead to one mailbox."""
+"""The limits of the policy file: on letters, on guesses, on reissues; and which addresses lead to one mailbox."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, StrictBool, field_validator
+from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
 
 from services.otp.outbound.yaml_words import Duration, Entry
 from services.otp.rules.address import Folding
-from services.otp.rules.quota import SYSTEM_PARTS, Dimension, GuessesBy, Limit, Limits
+from services.otp.rules.quota import SYSTEM_PARTS, Dimension, GuessesBy, Limit, Limits, Reissues, ReissuesBy
 
 # As mail addresses carry it: ASCII, lower-case, `xn--` for others (RFC 5890).
 Domain = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$")]
@@ -33,6 +33,20 @@ class GuessesEntry(Entry):
     failure_ratio: Annotated[float, Field(strict=True, gt=0, le=1)]
 
 
+class ReissuesEntry(Entry):
+    """What the machine may make by itself."""
+
+    share: Annotated[float, Field(strict=True, ge=0, le=1)]
+    domain: LimitEntry
+    system: LimitEntry
+
+    @model_validator(mode="after")
+    def _leaves_some_to_others(self) -> Self:
+        if self.system.at_once <= self.domain.at_once:
+            raise ValueError("at_once of system must be more than that of domain: else one domain uses up everybody's")
+        return self
+
+
 class LimitsEntry(Entry):
     """One limit of each dimension."""
 
@@ -43,6 +57,7 @@ class LimitsEntry(Entry):
     domains: dict[Domain, LimitEntry] = Field(default_factory=dict)
     system: LimitEntry
     guesses: GuessesEntry
+    reissues: ReissuesEntry
 
     @field_validator("system")
     @classmethod
@@ -84,4 +99,8 @@ def limits_of(entry: LimitsEntry, mailboxes: Mailboxes) -> Limits:
         },
         guesses={GuessesBy.CLIENT: entry.guesses.client.limit(), GuessesBy.CALLER: entry.guesses.caller.limit()},
         failure_ratio=entry.guesses.failure_ratio,
+        reissues=Reissues(
+            entry.reissues.share,
+            {ReissuesBy.DOMAIN: entry.reissues.domain.limit(), ReissuesBy.SYSTEM: entry.reissues.system.limit()},
+        ),
     )

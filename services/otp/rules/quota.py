@@ -11,6 +11,12 @@ A take can be given back, as if it had never been. It is not enough to move the 
 bucket was whole in between, time has given the take back already. What the takes after it found tells how much of it
 is left, the least that was missing at any of them; so the takes are kept, as long as a whole bucket needs to fill.
 
+Room can be earned: then a bucket is whole sooner. Letters that the machine makes by itself are limited so, a retry
+budget: `at_once` and one more each time, wherever nothing gets through, and beside that a share of the codes that came
+in time. Where a channel is slow none do, and what remains is a number, whatever the load:
+
+    letters by itself in any time w  <=  at_once + w / one_each + share x codes in time within w
+
 The rule itself runs in `outbound/scripts/quota.lua`, because many processes take from one bucket at a time; this is its
 model, which the fake uses and the script is compared with.
 """
@@ -19,7 +25,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -54,6 +60,15 @@ class GuessesBy(StrEnum):
     """The platform service that shows us what was typed."""
 
 
+class ReissuesBy(StrEnum):
+    """What a limit on letters that the machine makes by itself counts by, beside those on all letters."""
+
+    DOMAIN = "domain"
+    """The domain of the mailbox: a provider that is slow uses up nobody else's."""
+    SYSTEM = "system"
+    """All of them: a relay that is slow makes every domain late."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """`at_once` letters, and one more after each `one_each`."""
@@ -72,6 +87,20 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Reissues:
+    """How many letters the machine may make by itself."""
+
+    share: float
+    """Of a letter, earned by each code that came in time."""
+    limits: Mapping[ReissuesBy, Limit]
+    """What there is without any."""
+
+    def earned(self, by: ReissuesBy, in_time: int) -> timedelta:
+        """Return how much sooner a bucket is whole after so many codes in time."""
+        return self.limits[by].one_each * (self.share * in_time)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Every limit of the policy."""
 
@@ -85,6 +114,8 @@ class Limits:
     """On failed guesses; not limited by what is not there."""
     failure_ratio: float = 1.0
     """The share of failures above which somebody must be guessing; at 1 nobody ever is."""
+    reissues: Reissues | None = None
+    """None: the machine makes what limits on letters allow."""
 
     def of_domain(self, domain: str) -> Limit | None:
         """Return the limit of a domain."""
@@ -165,10 +196,16 @@ def given_back(bucket: Bucket, limit: Limit, token: str) -> Bucket:
         return bucket
     left = limit.one_each
     found_whole_at = bucket.whole_at
-    for at, _ in reversed([each for each in bucket.takes if each[0] > taken_at]):
+    later = [at for at, each in bucket.takes if at >= taken_at and each != token]  # or at once, and after a refill
+    for at in reversed(later):
         found_whole_at -= limit.one_each
         left = min(left, max(found_whole_at - at, NOTHING))
     return Bucket(bucket.whole_at - left, tuple(each for each in bucket.takes if each[1] != token))
+
+
+def refilled(bucket: Bucket, sooner: timedelta, now: datetime) -> Bucket:
+    """Return the bucket as whole that much sooner; never more than whole."""
+    return bucket if bucket.whole_at is None else replace(bucket, whole_at=max(bucket.whole_at - sooner, now))
 
 
 def part_of(token: str) -> int:

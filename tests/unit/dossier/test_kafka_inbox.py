@@ -71,6 +71,20 @@ async def test_every_fate_is_joined_to_its_step_and_counted(fate: dict[str, obje
     assert office.count("dossier_delivery_age_seconds_sum") == 2
 
 
+async def test_what_a_dsn_says_is_known_as_hearsay_and_what_the_relays_log_says_outranks_it() -> None:
+    office = Office()
+    notice_id = await office.queued()
+    at = NOON + timedelta(seconds=3)
+
+    said = _delivery(notice_id, source=pb.SOURCE_DSN, bounced=pb.Bounced())
+    await office.inbox(_record(said.SerializeToString()))
+    assert await office.archive.find_notice(notice_id) == Notice(notice_id, NOON, Fate.BOUNCED, at, is_hearsay=True)
+
+    known = _delivery(notice_id, source=pb.SOURCE_RELAY_LOG, delivered=pb.Delivered())
+    await office.inbox(_record(known.SerializeToString()))
+    assert await office.archive.find_notice(notice_id) == Notice(notice_id, NOON, Fate.DELIVERED, at)
+
+
 async def test_a_repeat_is_counted_as_nothing_new() -> None:
     office = Office()
     record = _record(_delivery(await office.queued(), delivered=pb.Delivered()).SerializeToString())

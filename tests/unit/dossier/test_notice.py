@@ -3,11 +3,11 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dossier.rules.notice import (
-    RANK,
     Addressee,
     Fate,
     News,
@@ -17,6 +17,7 @@ from services.dossier.rules.notice import (
     letter_parameters,
     merge,
     notice_id_of,
+    place,
 )
 from services.dossier.rules.procedure import Name, State
 from tests.fakes.dossier import NOON
@@ -29,7 +30,7 @@ instants = st.datetimes(
     max_value=datetime(2026, 11, 30),  # noqa: DTZ001 - Hypothesis adds the zone
     timezones=st.just(UTC),
 )
-news = st.builds(News, st.sampled_from(list(Fate)), instants, instants)
+news = st.builds(News, st.sampled_from(list(Fate)), instants, instants, st.booleans())
 
 
 def _merged(*heard: News) -> Notice:
@@ -39,9 +40,9 @@ def _merged(*heard: News) -> Notice:
     return notice
 
 
-def _news(fate: Fate, seconds: float = 1) -> News:
+def _news(fate: Fate, seconds: float = 1, *, is_hearsay: bool = False) -> News:
     at = NOON + seconds * SECOND
-    return News(fate, at, at)
+    return News(fate, at, at, is_hearsay)
 
 
 @given(st.lists(news, max_size=8).flatmap(lambda heard: st.tuples(st.just(heard), st.permutations(heard))))
@@ -62,7 +63,7 @@ def test_a_fate_never_goes_back(heard: list[News], late: News) -> None:
 
     after = merge(before, late)
 
-    assert (RANK[after.fate], after.at) >= (RANK[before.fate], before.at)
+    assert (place(after), after.at) >= (place(before), before.at)
 
 
 @given(st.lists(news, min_size=1, max_size=8))
@@ -140,3 +141,20 @@ def test_printing_an_addressee_or_a_wish_shows_nothing_personal() -> None:
     wish = NoticeWish(NoticeId("n"), "dossier-opened", {"remark": "Lan"}, NOON)
 
     assert "lan" not in f"{addressee!r} {wish!r}".lower()
+
+
+@pytest.mark.parametrize("said", [Fate.DELIVERED, Fate.BOUNCED])
+@pytest.mark.parametrize("trusted", [Fate.DELIVERED, Fate.BOUNCED])
+def test_what_a_dsn_says_of_the_end_never_outranks_who_is_trusted(said: Fate, trusted: Fate) -> None:
+    heard = [_news(trusted, 2), _news(said, 9, is_hearsay=True)]
+
+    for order in (heard, heard[::-1]):
+        merged = _merged(_news(Fate.HANDED_OVER), *order)
+        assert (merged.fate, merged.at, merged.is_hearsay) == (trusted, NOON + 2 * SECOND, False)
+
+
+@pytest.mark.parametrize("said", [Fate.DELIVERED, Fate.BOUNCED])
+def test_what_a_dsn_says_of_the_end_is_shown_while_nobody_else_knows_it(said: Fate) -> None:
+    merged = _merged(_news(said, 9, is_hearsay=True), _news(Fate.HANDED_OVER, 1))
+
+    assert (merged.fate, merged.is_hearsay) == (said, True)

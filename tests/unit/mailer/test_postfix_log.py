@@ -266,6 +266,39 @@ async def test_killed_while_redis_is_away_nothing_is_lost_and_nothing_is_told_fo
     assert len(relay.told) <= 2 + (where == "note") * relay.book.refused
 
 
+async def test_it_is_told_when_the_log_was_last_read_and_when_its_last_line_came(relay: Relay) -> None:
+    def told(what: str) -> float | None:
+        name = f"mailer_receipts_log_{what}_timestamp_seconds"
+        return relay.registry.get_sample_value(name, {"route": "relay-1"})
+
+    assert (told("read"), told("line")) == (None, None), "where no log is followed nothing is told"
+    await relay.says(OTHERS[1])
+    came = relay.clock().timestamp()
+    assert (told("read"), told("line")) == (came, came)
+
+    relay.clock.pass_by(60 * S)
+    await relay.log.step()
+    read = relay.clock().timestamp()
+    assert (told("read"), told("line")) == (read, came)
+
+    relay.clock.pass_by(60 * S)
+    relay.path.unlink()
+    relay.path.mkdir()
+    relay.begin_again()
+    await relay.log.step()
+    assert (told("read"), told("line")) == (read, came), "a log that cannot be read is not read"
+
+
+async def test_following_begins_the_time_without_a_line(relay: Relay) -> None:
+    following = asyncio.create_task(relay.log.follow())
+    name = "mailer_receipts_log_line_timestamp_seconds"
+
+    begun = await eventually(lambda: relay.registry.get_sample_value(name, {"route": "relay-1"}))
+    following.cancel()
+
+    assert begun == relay.clock().timestamp()
+
+
 async def test_a_relay_that_has_done_with_a_mail_may_give_its_id_to_another(relay: Relay) -> None:
     await relay.took()
     await relay.says(SENT, REMOVED)

@@ -43,6 +43,7 @@ RIGHT: dict[str, Any] = {
 }
 LIMIT: dict[str, Any] = {"at_once": 20, "one_each": "1 min"}
 LIMITS: dict[str, Any] = dict.fromkeys(("subject", "address", "client", "domain", "system"), LIMIT)
+LIMITS["reissues"] = {"share": 0.1, "domain": LIMIT | {"at_once": 2}, "system": LIMIT}
 LIMITS["guesses"] = {"client": LIMIT, "caller": LIMIT, "failure_ratio": 0.5}
 WHERE = re.compile(r"policy\.yaml:(\d+): (.*?): (.*)")
 

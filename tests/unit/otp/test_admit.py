@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from services.otp.actions.admit import RestrainReissue
 from services.otp.actions.resend import ResendOutcome
 from services.otp.ports import StoreUnavailable
 from services.otp.rules.address import Folding
-from services.otp.rules.challenge import Stall
 from services.otp.rules.policy import Policy
 from services.otp.rules.quota import Dimension, LetterAsked, Limit, Limits
 from services.otp.rules.refusal import LimitReached
@@ -306,20 +304,3 @@ async def test_without_limits_nothing_is_asked() -> None:
     await desk.ask()
 
     assert desk.quotas.spent() == 0
-
-
-async def test_a_letter_made_by_the_service_itself_pays_once_and_is_forbidden_by_limits_and_by_the_queue() -> None:
-    desk = desk_with(address=Limit(2, HOUR))
-    restrain = RestrainReissue(desk.admit, desk.mint, desk.clock)
-    first, second = await desk.ask("key-1"), await desk.ask("key-2", subject="somebody else")
-
-    assert await restrain(desk.stored(first), PURPOSE) is Stall.QUOTA
-    desk.later(HOUR.total_seconds())
-    assert await restrain(desk.stored(first), PURPOSE) is None
-    spent = desk.quotas.spent(Dimension.ADDRESS)
-    assert await restrain(desk.stored(first), PURPOSE) is None
-    assert desk.quotas.spent(Dimension.ADDRESS) == spent
-    desk.queue.waits = [PURPOSE.deadline * 2]
-    desk.later(60)
-
-    assert await restrain(desk.stored(second), PURPOSE) is Stall.OVERLOAD

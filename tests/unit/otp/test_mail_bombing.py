@@ -13,14 +13,15 @@ from datetime import datetime, timedelta
 import pytest
 
 from services.chassis.errors import ServiceError
-from services.otp.actions.admit import RestrainReissue
 from services.otp.actions.follow import FollowDelivery
+from services.otp.actions.restrain import RestrainReissue
 from services.otp.actions.sweep import AnnounceEntries
 from services.otp.outbound.yaml_policy import read_policy
 from services.otp.rules.challenge import Challenge
 from services.otp.rules.generation import Cause, Fate
 from services.otp.rules.quota import Dimension
 from services.otp.settings import PACKAGED_POLICY
+from tests.fakes.otp import ring
 from tests.unit.otp.desk import Desk
 
 HOUR, DAY = timedelta(hours=1), timedelta(hours=24)
@@ -34,7 +35,8 @@ class Bomber:
     def __init__(self) -> None:
         self.desk = desk = Desk(policy=read_policy(PACKAGED_POLICY))
         announce = AnnounceEntries(desk.store, desk.events)
-        restraint = RestrainReissue(desk.admit, desk.mint, desk.clock)
+        limits = desk.policy.limits
+        restraint = RestrainReissue(desk.admit, desk.quotas, desk.mint, limits, desk.clock, index_keys=ring("i1", 3))
         desk.follow = FollowDelivery(desk.store, desk.mint, announce, desk.policy, restraint=restraint)
         self.letters: dict[tuple[str, int], tuple[datetime, Cause]] = {}
         self.refused: Counter[str] = Counter()

@@ -15,7 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.otp.rules.quota import SYSTEM_PARTS, Bucket, Dimension, Limit, Limits, given_back, part_of, taken
+from services.otp.rules.quota import (
+    SYSTEM_PARTS,
+    Bucket,
+    Dimension,
+    Limit,
+    Limits,
+    Reissues,
+    ReissuesBy,
+    given_back,
+    part_of,
+    refilled,
+    taken,
+)
 from tests.fakes.clock import NOON
 
 MICROSECOND = timedelta(microseconds=1)
@@ -199,3 +211,67 @@ def test_a_large_domain_has_a_limit_of_its_own() -> None:
 
     assert (known.of_domain("gmail.com"), known.of_domain("example.vn")) == (large, LIMIT)
     assert Limits().of_domain("example.vn") is None
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Another oracle: `at_once` tokens, one more each `one_each`, and what refills bring; a letter takes one."""
+
+    limit: Limit
+    events: list[tuple[datetime, str, Fraction]] = field(default_factory=list)
+    """When, by whose letter or none, how many tokens came or went."""
+
+    def left(self, now: datetime) -> Fraction:
+        """Return how many are left, as if the letters that were given back had never been."""
+        left = most = Fraction(self.limit.at_once)
+        at = NOON
+        for when, _, change in [*self.events, (now, "", Fraction(0))]:
+            passed_by = Fraction((when - at) // MICROSECOND, self.limit.one_each // MICROSECOND)
+            left, at = min(min(left + passed_by, most) + change, most), when
+        return left
+
+
+kinds = st.sampled_from(("take", "take", "take", "refill", "give"))
+short = st.tuples(st.sampled_from((0, 0, 0, 0, 1, 2, 5)), st.sampled_from((0, 0, -1, 1)))
+
+
+@given(limits, st.lists(st.tuples(short, kinds, st.integers(1, 12)), max_size=40))
+def test_a_bucket_that_is_refilled_gives_what_tokens_would_and_no_more_when_some_are_given_back(
+    limit: Limit, schedule: list[tuple[tuple[int, int], str, int]]
+) -> None:
+    bucket, tokens, now, is_exact = Bucket(), Tokens(limit), NOON, True
+    for number, (pause, what, how_much) in enumerate(schedule):
+        now += passed(limit, pause)
+        left = tokens.left(now)
+        if what == "refill":
+            sooner = limit.one_each * how_much // 8
+            bucket = refilled(bucket, sooner, now)
+            tokens.events.append((now, "", Fraction(sooner // MICROSECOND, limit.one_each // MICROSECOND)))
+        elif what == "give" and bucket.takes:
+            _, token = bucket.takes[-min(how_much, len(bucket.takes))]
+            bucket, is_exact = given_back(bucket, limit, token), False
+            tokens.events = [event for event in tokens.events if event[1] != token]
+        else:
+            bucket, wait = taken(bucket, limit, str(number), now)
+            assert (wait == NOTHING) == (left >= 1) or (not is_exact and left >= 1)
+            tokens.events += [(now, str(number), Fraction(-1))] * (wait == NOTHING)
+
+
+def test_a_refill_makes_room_at_once_and_a_whole_bucket_no_larger() -> None:
+    bucket = refilled(Bucket(), timedelta(hours=1), at(0))
+    for number in range(3):
+        bucket, wait = taken(bucket, LIMIT, str(number), at(0))
+        assert wait == NOTHING
+    assert taken(bucket, LIMIT, "3", at(0))[1] == timedelta(seconds=10)
+
+    bucket = refilled(bucket, timedelta(seconds=4), at(0))
+    assert taken(bucket, LIMIT, "3", at(0))[1] == timedelta(seconds=6)
+
+    assert room(refilled(bucket, timedelta(days=1), at(0)), LIMIT, at(0)) == (3, timedelta(seconds=10))
+
+
+def test_ten_codes_in_time_earn_what_one_letter_costs() -> None:
+    known = Reissues(0.1, {ReissuesBy.DOMAIN: LIMIT, ReissuesBy.SYSTEM: Limit(9, timedelta(seconds=1))})
+
+    assert known.earned(ReissuesBy.DOMAIN, 10) == LIMIT.one_each
+    assert known.earned(ReissuesBy.SYSTEM, 5) == timedelta(milliseconds=500)

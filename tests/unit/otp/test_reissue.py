@@ -185,7 +185,7 @@ async def test_a_bounce_by_hearsay_shows_the_alternatives_and_is_overruled_by_a_
 # What forbids it
 
 
-@pytest.mark.parametrize("forbidden", [Stall.QUOTA, Stall.OVERLOAD])
+@pytest.mark.parametrize("forbidden", [Stall.QUOTA, Stall.OVERLOAD, Stall.CHANNEL_SLOW])
 async def test_a_letter_that_is_forbidden_is_not_made_and_the_challenge_says_why(forbidden: Stall) -> None:
     desk = Desk()
     issued = await desk.ask()
@@ -216,6 +216,42 @@ async def test_once_forbidden_the_machine_asks_no_more_and_a_click_still_may() -
     stored = desk.stored(issued)
     assert [letter.cause for letter in stored.generations] == [Cause.REQUESTED, Cause.RESENT]
     assert (stored.stalled, stored.attempts, len(desk.restraint.asked)) == (None, 0, 1)
+
+
+async def test_held_back_because_the_channel_is_slow_the_machine_asks_again_and_makes_the_letter_when_it_is_well() -> (
+    None
+):
+    desk = Desk()
+    issued = await desk.ask()
+    await desk.hand_over(issued)
+    desk.restraint.forbids = Stall.CHANNEL_SLOW
+    await desk.later(9).hear(issued, Fate.DEFERRED, next_try_at=after(END_S))
+    stalled = desk.stored(issued)
+
+    await desk.later(9).hear(issued, Fate.DEFERRED, next_try_at=after(END_S))
+    still = desk.stored(issued)
+    desk.restraint.forbids = None
+    await desk.later(9).hear(issued, Fate.DEFERRED, next_try_at=after(END_S))
+
+    assert (stalled.stalled, still.stalled) == (Stall.CHANNEL_SLOW, Stall.CHANNEL_SLOW)
+    healed_at_last = desk.stored(issued)
+    assert (healed_at_last.stalled, healed_at_last.newest.cause) == (None, Cause.REISSUED)
+
+
+async def test_of_each_code_that_came_in_time_its_channel_is_told_once_by_a_receipt_or_by_a_right_entry() -> None:
+    desk = Desk()
+    receipted, typed, late = [await desk.ask(f"key-{who}", subject=who) for who in ("an", "binh", "chi")]
+    for issued in (receipted, typed, late):
+        await desk.hand_over(issued)
+
+    for _ in range(2):
+        desk.later(1)
+        await desk.follow(receipted.challenge.id, 1, Delivery(Fate.DELIVERED, desk.clock()))
+        await desk.type_in(typed.handle, desk.code_of(typed))
+    await desk.type_in(receipted.handle, desk.code_of(receipted))
+    await desk.later(MAX_LIFE_S).hear(late, Fate.DELIVERED)
+
+    assert desk.restraint.in_time == [receipted.challenge.id, typed.challenge.id]
 
 
 async def test_a_right_code_too_late_typed_five_times_makes_one_letter_and_costs_no_attempt() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.otp.outbound.yaml_policy import read_policy
-from services.otp.rules.quota import SYSTEM_PARTS, Dimension, GuessesBy, Limit
+from services.otp.rules.quota import SYSTEM_PARTS, Dimension, GuessesBy, Limit, Reissues, ReissuesBy
 from services.otp.settings import PACKAGED_POLICY
 from tests.unit.otp.policy_files import LIMIT, LIMITS, entry_with, policy_file, problems_of
 
@@ -23,12 +23,15 @@ def test_every_dimension_has_its_limit(tmp_path: Path) -> None:
     written = {name.value: {"at_once": 20 + n, "one_each": f"{n + 1} s"} for n, name in enumerate(Dimension)}
     guesses = {"client": SECOND, "caller": SECOND | {"at_once": 4}, "failure_ratio": 0.3}
 
-    limits = read_policy(_file(tmp_path, limits=written | {"guesses": guesses})).limits
+    reissues = {"share": 0.2, "domain": SECOND, "system": SECOND | {"at_once": 4}}
+
+    limits = read_policy(_file(tmp_path, limits=written | {"guesses": guesses, "reissues": reissues})).limits
 
     second = timedelta(seconds=1)
     assert limits.letters == {dimension: Limit(20 + n, second * (n + 1)) for n, dimension in enumerate(Dimension)}
     assert limits.guesses == {GuessesBy.CLIENT: Limit(3, second), GuessesBy.CALLER: Limit(4, second)}
     assert limits.failure_ratio == 0.3
+    assert limits.reissues == Reissues(0.2, {ReissuesBy.DOMAIN: Limit(3, second), ReissuesBy.SYSTEM: Limit(4, second)})
 
 
 def test_a_large_domain_and_the_spellings_of_a_provider_are_data(tmp_path: Path) -> None:
@@ -74,6 +77,14 @@ PROBLEMS: dict[str, tuple[dict[str, object], str]] = {
         {"limits": LIMITS | {"guesses": LIMITS["guesses"] | {"failure_ratio": 0.0}}},
         "limits.guesses.failure_ratio",
     ),
+    "more than all that came in time": (
+        {"limits": LIMITS | {"reissues": LIMITS["reissues"] | {"share": 1.1}}},
+        "limits.reissues.share",
+    ),
+    "a domain that uses up everybody's reissues": (
+        {"limits": LIMITS | {"reissues": LIMITS["reissues"] | {"domain": LIMIT}}},
+        "limits.reissues: at_once of system must be more than that of domain",
+    ),
     "a domain in capitals": ({"limits": LIMITS | {"domains": {"Gmail.com": LIMIT}}}, "limits.domains.Gmail.com"),
     "a domain beyond ASCII": (
         {"mailboxes": [{"domains": ["a.vn", "thư.vn"]}]},
@@ -117,3 +128,19 @@ def test_the_packaged_policy_lets_a_mailbox_have_as_many_letters_as_security_md_
     words = " ".join((PACKAGED_POLICY.parents[2] / "SECURITY.md").read_text(encoding="utf-8").split())
 
     assert f"at most {an_hour} letters to one mailbox in any hour, {a_day} in any 24 hours" in words
+
+
+def test_the_packaged_policy_brakes_the_machine_as_security_md_says() -> None:
+    reissues = read_policy(PACKAGED_POLICY).limits.reissues
+    assert reissues is not None
+    domain, system = (reissues.limits[by] for by in (ReissuesBy.DOMAIN, ReissuesBy.SYSTEM))
+    minute = timedelta(minutes=1)
+
+    words = " ".join((PACKAGED_POLICY.parents[2] / "SECURITY.md").read_text(encoding="utf-8").split())
+
+    assert (reissues.share, domain.one_each) == (0.1, minute)
+    told = f"at most {domain.at_once} letters and one a minute to a domain, {system.at_once} and"
+    assert (
+        f"a tenth of the codes that came in time: where none do, {told} {minute // system.one_each} a minute to all"
+        in words
+    )

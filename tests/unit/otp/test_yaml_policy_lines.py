@@ -58,6 +58,7 @@ limits:
     GMAIL.com: {at_once: 10, one_each: 1 s}
   system: {at_once: 15, one_each: 1 s}
   guesses: {client: {at_once: 1, one_each: 1 s}, caller: {at_once: 1, one_each: 1 s}, failure_ratio: half}
+  reissues: {share: 2.0, domain: {at_once: 1, one_each: 1 s}, system: {at_once: 2, one_each: 1 s}}
 mailboxes:
   - domains: []
 """
@@ -87,7 +88,8 @@ def test_every_problem_of_the_file_is_told_at_once_with_its_line(tmp_path: Path)
         (46, "limits.domains.GMAIL.com"),
         (47, "limits.system"),
         (48, "limits.guesses.failure_ratio"),
-        (50, "mailboxes.0.domains"),
+        (49, "limits.reissues.share"),
+        (51, "mailboxes.0.domains"),
     ]
 
 
