@@ -13,7 +13,7 @@ WISHES = ("extended", "withdrawn", "stale")
 TOLD = ("delivered", "deferred", "bounced")
 SETTLED = ("repeated", "outranked", "too_many")
 IGNORED = {
-    "relay_log": (*SETTLED, "unknown_letter"),
+    "relay_log": (*SETTLED, "unknown_letter", "garbage"),
     "dsn": (
         *SETTLED,
         *("no_report", "malformed", "loop", "no_envelope_id", "forged"),

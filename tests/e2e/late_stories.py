@@ -28,7 +28,7 @@ UNKNOWN_USER = (550, "5.1.1 no such user here")
 BOUNCES = 10
 REASONS = {
     "dsn": ["repeated", "outranked", "no_envelope_id", "forged", "no_report", "malformed"],
-    "relay_log": ["unknown_letter"],
+    "relay_log": ["unknown_letter", "garbage"],
 }
 """For which receipts may be ignored, by their source."""
 
@@ -276,7 +276,7 @@ def forged_repeated_and_outranked(late: LateStack, portal: Portal) -> Ignored:
         "delay=1, delays=0/0/0/1, dsn=5.1.1, status=bounced (550 no)",
         "\x00\x01 garbage \ufffd without end " * 40,
     )
-    at_least = {"forged": 2, "no_envelope_id": 1, "outranked": 2, "repeated": 2, "unknown_letter": 1}
+    at_least = {"forged": 2, "no_envelope_id": 1, "outranked": 2, "repeated": 2, "unknown_letter": 1, "garbage": 1}
     wait_until(
         lambda: all(ignored(late)[reason] - before[reason] >= n for reason, n in at_least.items()),
         within_s=WITHIN_S,

@@ -45,6 +45,7 @@ DELIVERY = re.compile(
     r"dsn=([245]\.\d{1,3}\.\d{1,3}), status=(\w+)\b"
 )
 EXPIRED = re.compile(r"from=<[^>]*>, status=(?:force-)?expired\b")
+REPLACED = "\ufffd"  # what stands for octets that are no UTF-8
 STATUS_EXPIRED = "4.4.7"  # RFC 3463: delivery time expired
 TOLD = {"sent": Told.DELIVERED, "deferred": Told.DEFERRED, "bounced": Told.BOUNCED}
 
@@ -76,6 +77,11 @@ def read_line(text: str) -> Entry | None:
     if delivery is None or told is None:
         return None
     return Entry(relay_id, told, timedelta(seconds=float(delivery[1])), delivery[2])
+
+
+def is_garbage(text: str) -> bool:
+    """Return whether a line holds octets that are no text: a log that is torn, or another file."""
+    return REPLACED in text or not text.replace("\t", " ").rstrip().isprintable()
 
 
 @dataclass(slots=True)
@@ -155,6 +161,8 @@ class PostfixLog:
             entry = read_line(line.text)
             if entry is not None:
                 self._held.append(_Held(entry, line.place, monotonic()))
+            elif is_garbage(line.text):
+                self._metrics.ignore(Source.RELAY_LOG, "garbage")
             self._read_to = line.place
         return lines
 

@@ -191,6 +191,17 @@ async def test_the_wrong_queue_id_has_no_effect_and_is_counted(relay: Relay, lin
     assert relay.ignored("unknown_letter") == 1
 
 
+async def test_octets_that_are_no_text_have_no_effect_and_are_counted(relay: Relay) -> None:
+    await relay.took()
+    with relay.path.open("ab") as file:
+        file.write(b"\xff\xfe\x80\n\x00\x01\x02\n\x1b[31mred\n")
+
+    await relay.says(*OTHERS[:-1], "Nov 27 sshd: a\ttab, vi\u1ec7t", SENT)
+
+    assert relay.told == [Told.DELIVERED]
+    assert relay.ignored("garbage") == 3
+
+
 async def test_a_line_that_comes_again_is_told_once(relay: Relay) -> None:
     await relay.took()
 
