@@ -18,6 +18,8 @@ from deploy.dev.kafka_broker import KafkaBroker
 from deploy.dev.valkey_server import ValkeyServer
 from tests.servers.postgresql_server import PostgresqlServer, why_missing
 from tests.servers.require import require
+from tests.servers.valkey_cluster import ValkeyCluster
+from tests.servers.valkey_cluster import why_missing as why_no_cluster
 
 # In CI the same examples every time and more of them; on a laptop new ones. A loaded machine is no counter-example.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200, print_blob=True)
@@ -65,6 +67,18 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield Server(server.address)
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """A real Redis Cluster (Valkey); who breaks it mends it."""
+    require(why_no_cluster())
+    cluster = ValkeyCluster(tmp_path_factory.mktemp("redis-cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -85,6 +86,42 @@ class KafkaSettings(ProcessSettings):
         return self
 
 
+class RedisSettings(ProcessSettings):
+    """How Redis is reached."""
+
+    redis_url: SecretStr = Field(
+        description="redis:// or rediss:// URL; rediss demanded in production. Of a cluster it names one node or more: "
+        "rediss://USER:PASSWORD@HOST:PORT,HOST:PORT."
+    )
+    redis_cluster: bool = Field(
+        default=False, description="redis_url names nodes of a Redis Cluster; the others are found from them."
+    )
+
+    @model_validator(mode="after")
+    def _redis_can_be_reached(self) -> RedisSettings:
+        url = urlsplit(self.redis_url.get_secret_value())
+        if self.profile is Profile.PRODUCTION and url.scheme != "rediss":
+            raise ValueError("redis_url must be a rediss:// URL outside a laptop")
+        hosts = redis_hosts(self.redis_url.get_secret_value())
+        if not self.redis_cluster:
+            if len(hosts) > 1:
+                raise ValueError("redis_url names several servers: set redis_cluster, or name one")
+            return self
+        if url.scheme not in {"redis", "rediss"} or url.path.strip("/") not in {"", "0"}:
+            raise ValueError("redis_url of a cluster must be redis:// or rediss://, and a cluster has database 0 only")
+        for host in hosts:
+            try:
+                _host_port(host)
+            except ValueError as error:
+                raise ValueError("redis_url of a cluster must give HOST:PORT of each node it names") from error
+        return self
+
+
+def redis_hosts(url: str) -> list[str]:
+    """Return what stands between the user and the path of a URL, split at its commas."""
+    return urlsplit(url).netloc.rpartition("@")[2].split(",")
+
+
 def demand(**needed: object) -> None:
     """Demand that each named setting is set.
 
@@ -123,7 +160,7 @@ def read_settings(kind: type[S]) -> S:
 
 @contextmanager
 def reading_files() -> Iterator[None]:
-    """Turn a file that cannot be used (`ValueError`) into its sentence on stderr and exit status 2."""
+    """Turn what settings name and cannot be used (`ValueError`) into its sentence on stderr and exit status 2."""
     try:
         yield
     except ValueError as error:

@@ -22,6 +22,7 @@ from services.chassis.kafka_producer import Producer, producing
 from services.chassis.keyring import Keyring, read_keyring
 from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
 from services.chassis.process import Stopping, run, until_stopped
+from services.chassis.redis_servers import redis_servers
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
 from services.mailer.actions.bury import BuryLetter
@@ -141,7 +142,7 @@ async def open_lane(parts: AsyncExitStack, shared: Shared, options: LaneOptions)
     """Open a lane: its own producer, Redis pool, SMTP slots and inboxes, which run; one for orders, one per tier."""
     settings, lane = shared.settings, options.lane
     producer = await parts.enter_async_context(producing(settings, f"mailer-{lane}"))
-    redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
+    redis = await parts.enter_async_context(redis_servers(settings, redis_client))
     gateway = SmtpGateway(
         shared.relay,
         lane=lane,
@@ -223,7 +224,7 @@ async def open_wishes(parts: AsyncExitStack, shared: Shared) -> tuple[OrderedInb
     """Open the road of wishes about codes: its own producer, Redis pool and inbox, which runs."""
     settings = shared.settings
     producer = await parts.enter_async_context(producing(settings, "mailer-wanted"))
-    redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
+    redis = await parts.enter_async_context(redis_servers(settings, redis_client))
     ledger = RedisLedger(redis, Lane.OTP, shared.metrics, breaker=shared.otp_ledger)
     await ledger.open_connections()
     inbox = OrderedInbox(

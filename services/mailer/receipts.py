@@ -20,6 +20,7 @@ from services.chassis.grpc_server import probe_server
 from services.chassis.kafka_producer import producing
 from services.chassis.keyring import Keyring, read_keyring
 from services.chassis.process import Stopping, run, until_stopped
+from services.chassis.redis_servers import redis_servers
 from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
@@ -46,7 +47,7 @@ async def serve(settings: ReceiptsSettings, stopping: Stopping) -> None:
     metrics = ReceiptMetrics(registry)
     async with AsyncExitStack() as parts:
         await enter_pages(parts, settings, registry, health)
-        redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
+        redis = await parts.enter_async_context(redis_servers(settings, redis_client))
         producer = await parts.enter_async_context(producing(settings, "mailer-receipts"))
         book = RedisReceipts(redis)
         settle = SettleReceipt(book, KafkaEvents(producer, system_clock))

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from services.chassis.settings import HostPort, KafkaSettings, Profile, demand
+from services.chassis.settings import HostPort, KafkaSettings, Profile, RedisSettings, demand
 
 MAILBOX = r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,250}$"  # RFC 5321 without quotes and literals
 
@@ -66,12 +66,11 @@ Notify = Annotated[str, AfterValidator(_notify)]
 """Of RFC 3461 §4.1, without NEVER."""
 
 
-class MailerSettings(KafkaSettings):
+class MailerSettings(KafkaSettings, RedisSettings):
     """`MAILER_*` in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="MAILER_")
 
-    redis_url: SecretStr = Field(description="redis:// or rediss:// URL of the ledger; rediss demanded in production.")
     relay_address: HostPort = Field(description="SMTP relay that takes the mail.")
     relay_starttls: bool = Field(
         default=True, description="Demand STARTTLS and check the certificate; only a laptop may switch it off."
@@ -135,17 +134,14 @@ class MailerSettings(KafkaSettings):
             raise ValueError("relay_user and relay_password go together: set both or none")
         if self.profile is Profile.PRODUCTION:
             demand(relay_starttls=self.relay_starttls)
-            if not self.redis_url.get_secret_value().startswith("rediss://"):
-                raise ValueError("redis_url must be a rediss:// URL outside a laptop")
         return self
 
 
-class ReceiptsSettings(KafkaSettings):
+class ReceiptsSettings(KafkaSettings, RedisSettings):
     """`RECEIPTS_*` in the environment: what the second process of the mailer is told, which takes in receipts."""
 
     model_config = SettingsConfigDict(env_prefix="RECEIPTS_")
 
-    redis_url: SecretStr = Field(description="redis:// or rediss:// URL of the mailer's ledger; rediss in production.")
     log_file: Path | None = Field(
         None, description="Log of a Postfix relay, under the name that it has before any rotation; none = none is read."
     )
@@ -179,6 +175,4 @@ class ReceiptsSettings(KafkaSettings):
             raise ValueError("smtp_address needs receipt_keys_file")
         if self.log_backoff_most < self.log_backoff_least:
             raise ValueError("log_backoff_most must not be less than log_backoff_least")
-        if self.profile is Profile.PRODUCTION and not self.redis_url.get_secret_value().startswith("rediss://"):
-            raise ValueError("redis_url must be a rediss:// URL outside a laptop")
         return self

@@ -17,6 +17,7 @@ from services.chassis.kafka_producer import producing
 from services.chassis.keyring import read_keyring
 from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
 from services.chassis.process import Stopping, run, until_stopped
+from services.chassis.redis_servers import redis_servers
 from services.chassis.retry import patiently
 from services.chassis.settings import read_settings, reading_files
 from services.chassis.telemetry import Health, configure_telemetry, http_page, new_registry
@@ -76,12 +77,14 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
         await parts.enter_async_context(http_page(settings.http_address, registry, health))
         await parts.enter_async_context(probe_server(settings.probe_address, health))
         health.part("store", ready=False)
-        redis = await parts.enter_async_context(redis_client(settings.redis_url.get_secret_value()))
+        redis = await parts.enter_async_context(redis_servers(settings, redis_client))
         producer = await parts.enter_async_context(producing(settings, "otp"))
         inboxes: list[OrderedInbox] = []
         queue = await parts.enter_async_context(queue_sampled(settings, metrics, lambda: share_of_all(inboxes)))
         changes = RedisChanges(redis)
-        store = RedisChallengeStore(redis, KafkaEncoder(policy), metrics, changes=changes)
+        store = RedisChallengeStore(
+            redis, KafkaEncoder(policy), metrics, changes=changes, replicas=settings.redis_replicas
+        )
         announce = AnnounceEntries(store, KafkaEvents(producer, metrics))
         parts.push_async_callback(announce.settled, within=SETTLED_WITHIN)
         mint = KeyringMint(KeyringSealer(seal_keys), code_keys, system_clock)
@@ -116,7 +119,8 @@ async def serve(settings: OtpSettings, stopping: Stopping) -> None:
             options=InboxOptions(drain_grace=settings.drain_grace),
         )
         inboxes.append(inbox)
-        await patiently(store.ping, what="Redis (OTP_REDIS_URL)", on=(StoreUnavailable,))
+        with reading_files():
+            await patiently(store.ping, what="Redis (OTP_REDIS_URL)", on=(StoreUnavailable,))
         health.part("store", ready=True)
         following = await parts.enter_async_context(inbox_running(inbox))
         await parts.enter_async_context(

@@ -182,10 +182,17 @@ class ChallengeStore(Protocol):
 
         Each record is kept until its `kept_until`. Whoever watches the challenge is given a hint. The end of a new
         challenge is remembered for `over`. Milestones are counted if, and after, the commit went in: never twice, and
-        not at all when the process dies or the answer is lost in between.
+        not at all when the process dies or the answer is lost in between. What is returned survives as much as the
+        store is set up to survive; what was written and does not, yet, is `StoreUnavailable`.
 
         Returns:
             the entries, to be published; `None` when somebody else was faster: load and decide again.
+        """
+
+    async def confirm(self, shard: int) -> None:
+        """Return when what was read of a shard is as safe as what a commit there has told.
+
+        For a repeat that writes nothing: what it found may be a commit that told `StoreUnavailable`.
         """
 
     async def rehearse(self, shard: int, *, challenge: Challenge, subject: Subject) -> None:

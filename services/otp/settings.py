@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import HostPort, KafkaSettings, Profile, demand
+from services.chassis.settings import HostPort, KafkaSettings, Profile, RedisSettings, demand
 
 PACKAGED_POLICY = Path(__file__).with_name("policy.yaml")
 
 
-class OtpSettings(KafkaSettings):
+class OtpSettings(KafkaSettings, RedisSettings):
     """`OTP_*` in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="OTP_")
@@ -25,7 +25,13 @@ class OtpSettings(KafkaSettings):
     grpc_client_ca_file: Path | None = Field(
         None, description="PEM: who signs the certificates that callers show; demanded in production."
     )
-    redis_url: SecretStr = Field(description="redis:// or rediss:// URL of the store; rediss demanded in production.")
+    redis_replicas: int = Field(
+        0,
+        ge=0,
+        le=5,
+        description="So many replicas of its server must have a change of a challenge before anybody is told of it "
+        "(WAIT); without them calls are UNAVAILABLE. 0 = none is waited for, and a failover can lose what it was told.",
+    )
     callers_file: Path = Field(description="JSON: who may call what, and how they are known.")
     policy_file: Path = Field(PACKAGED_POLICY, description="YAML: what each purpose promises.")
     admission: bool = Field(
@@ -47,6 +53,4 @@ class OtpSettings(KafkaSettings):
                 admission=self.admission,
                 grpc_client_ca_file=self.grpc_client_ca_file,
             )
-            if not self.redis_url.get_secret_value().startswith("rediss://"):
-                raise ValueError("redis_url must be a rediss:// URL outside a laptop")
         return self

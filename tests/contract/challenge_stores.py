@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from services.chassis.redis_servers import ClusterServers, RedisServers, servers_of
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_changes import RedisChanges, hint_channel
 from services.otp.outbound.redis_store import RedisChallengeStore, redis_client
@@ -25,6 +26,7 @@ from services.otp.rules.generation import Cause, CodeFate, Generation
 from services.otp.rules.subject import Subject, Wished
 from tests.conditions import eventually
 from tests.fakes.otp import InMemoryChallengeStore
+from tests.servers.valkey_cluster import ValkeyCluster
 
 PURPOSE = "confirm-email"
 SUBJECT_KEY = "ab" * 32
@@ -51,7 +53,7 @@ def encode(announcement: Announcement) -> Mapping[bytes, bytes]:
     return {b"\x00e": name.encode(), b"\xff": b"\x00\xff\r\n"}
 
 
-def redis_store(redis: Redis, changes: RedisChanges | None = None) -> RedisChallengeStore:
+def redis_store(redis: Redis | RedisServers, changes: RedisChanges | None = None) -> RedisChallengeStore:
     """Return a store that a busy machine does not turn away."""
     metrics = OtpMetrics(CollectorRegistry(), [])
     return RedisChallengeStore(redis, encode, metrics, changes=changes, within=timedelta(minutes=1))
@@ -69,7 +71,7 @@ async def listening(changes: RedisChanges) -> AsyncIterator[None]:
             await listening
 
 
-STORES = ("memory", "redis")
+STORES = ("memory", "redis", "cluster")
 
 
 @asynccontextmanager
@@ -78,9 +80,25 @@ async def world_of(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "memory":
         yield World(InMemoryChallengeStore(encode=encode))
         return
+    async with AsyncExitStack() as parts:
+        servers = [await parts.enter_async_context(empty_redis(request)) for _ in range(2)]
+        yield await parts.enter_async_context(world_on(*servers))
+
+
+@asynccontextmanager
+async def empty_redis(request: pytest.FixtureRequest) -> AsyncIterator[RedisServers]:
+    """Return the servers of a fixture whose parameter is `redis` or `cluster`, empty, by clients of their own."""
+    if request.param == "cluster":
+        cluster: ValkeyCluster = request.getfixturevalue("redis_cluster")
+        cluster.flush()
+        async with ClusterServers(f"{cluster.url}?{PATIENT}", redis_client) as servers:
+            await servers.check()
+            yield servers
+        return
     server: Server = request.getfixturevalue("redis_server")
-    async with redis_world(server.address) as world:
-        yield world
+    async with redis_client(f"redis://{server.address}/{DATABASE}?{PATIENT}") as client:
+        await client.flushdb()
+        yield servers_of(client)
 
 
 @asynccontextmanager
@@ -90,22 +108,29 @@ async def redis_world(address: str) -> AsyncIterator[World]:
         url = f"redis://{address}/{DATABASE}?{PATIENT}"
         clients = [await parts.enter_async_context(redis_client(url)) for _ in range(2)]
         await clients[0].flushdb()
-        ears = [RedisChanges(client) for client in clients]
+        yield await parts.enter_async_context(world_on(*map(servers_of, clients)))
+
+
+@asynccontextmanager
+async def world_on(*servers: RedisServers) -> AsyncIterator[World]:
+    """Join two stores, with ears of their own."""
+    async with AsyncExitStack() as parts:
+        ears = [RedisChanges(each) for each in servers]
         for each in ears:
             await parts.enter_async_context(listening(each))
-        mine, other = (redis_store(client, heard) for client, heard in zip(clients, ears, strict=True))
-        yield World(mine, other, redis=clients[0])
+        mine, other = (redis_store(each, heard) for each, heard in zip(servers, ears, strict=True))
+        yield World(mine, other, redis=servers[0])
 
 
 class World:
     """A store, the same store as another process sees it, and what a test needs to know of its time."""
 
     def __init__(
-        self, store: ChallengeStore, other: ChallengeStore | None = None, *, redis: Redis | None = None
+        self, store: ChallengeStore, other: ChallengeStore | None = None, *, redis: Redis | RedisServers | None = None
     ) -> None:
         self.store = store
         self.other = other or store
-        self._redis = redis
+        self._servers = servers_of(redis) if redis is not None else None
 
     async def now(self) -> datetime:
         """Return what the store's clock shows."""
@@ -128,12 +153,12 @@ class World:
 
         One in memory arrives from the start.
         """
-        redis, channel = self._redis, hint_channel(self.shard(challenge))
-        if redis is None:
+        servers, channel = self._servers, hint_channel(self.shard(challenge))
+        if servers is None:
             return
 
         async def is_subscribed() -> bool:
-            return dict(await redis.pubsub_shardnumsub(channel))[channel.encode()] > 0
+            return dict(await servers.of(channel).pubsub_shardnumsub(channel))[channel.encode()] > 0
 
         look: Callable[[], bool | Awaitable[bool]] = is_subscribed
         await eventually(look, within_s=10, what="a subscription")

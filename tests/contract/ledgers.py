@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import pytest
+
 from services.chassis.clock import system_clock
+from services.chassis.redis_servers import ClusterServers, RedisServers, servers_of
+from services.mailer.outbound.redis_ledger import redis_client
 from services.mailer.ports import Owner
 from services.mailer.rules.outcome import Dropped, DropReason, HandedOver, Outcome, Refused
 from services.mailer.rules.wish import Wish
 from tests.conditions import eventually
+from tests.servers.valkey_cluster import ValkeyCluster
 
 OWNER = Owner(0, "orders.v1", 7)
 PATIENT = timedelta(seconds=10)  # a busy machine must not be taken for a slow Redis
@@ -35,6 +42,23 @@ class Server(Protocol):
     @property
     def address(self) -> str:
         """HOST:PORT."""
+
+
+LEDGERS = ("memory", "redis", "cluster")
+
+
+@asynccontextmanager
+async def redis_of(request: pytest.FixtureRequest) -> AsyncIterator[RedisServers]:
+    """Return the servers of a fixture whose parameter is `redis` or `cluster`."""
+    if request.param == "cluster":
+        cluster: ValkeyCluster = request.getfixturevalue("redis_cluster")
+        async with ClusterServers(cluster.url, redis_client) as servers:
+            await servers.check()
+            yield servers
+        return
+    server: Server = request.getfixturevalue("redis_server")
+    async with redis_client(f"redis://{server.address}/0") as client:
+        yield servers_of(client)
 
 
 def new_letter() -> str:

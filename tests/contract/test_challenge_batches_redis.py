@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
+from services.chassis.redis_servers import Script
 from services.otp.outbound.redis_batches import LARGEST, RedisBatches
 from services.otp.outbound.redis_store import redis_client
 from tests.contract.challenge_stores import DATABASE, PATIENT, Server
@@ -172,12 +173,12 @@ async def test_a_script_that_was_forgotten_is_taught_again_and_its_own_refusal_i
     counted: Counted, client: Redis
 ) -> None:
     batches = batches_of(counted)
-    script = client.register_script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
-    assert await batches.run(script, ["counter"], [2]) == 2
+    script = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+    assert await script.run(batches.ask, ["counter"], [2]) == 2
     await client.script_flush()
 
-    answers = await asyncio.gather(*(batches.run(script, ["counter"], [2]) for _ in range(3)))
+    answers = await asyncio.gather(*(script.run(batches.ask, ["counter"], [2]) for _ in range(3)))
 
     assert sorted(answers) == [4, 6, 8]
     with pytest.raises(RedisError, match="not an integer"):
-        await batches.run(script, ["counter"], ["many"])
+        await script.run(batches.ask, ["counter"], ["many"])

@@ -1,4 +1,4 @@
-"""The tally of guesses: over memory and over a real Redis."""
+"""The tally of guesses: over memory, over a real Redis and over a real cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.otp.outbound.redis_store import redis_client
 from services.otp.outbound.redis_tally import RedisTally, guesses_key
 from services.otp.ports import GuessTally, StoreUnavailable
 from services.otp.rules.guesses import Tally
-from tests.contract.challenge_stores import DATABASE, PATIENT, Server
+from tests.contract.challenge_stores import DATABASE, PATIENT, STORES, Server, empty_redis
 from tests.fakes.clock import FakeClock
 from tests.fakes.otp_quotas import InMemoryTally
 
@@ -26,16 +26,14 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=STORES)
 async def process(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterator[Callable[[], GuessTally]]:
     """What makes the tally of one more process."""
     if request.param == "memory":
         shared = InMemoryTally(clock)
         yield lambda: shared
         return
-    server: Server = request.getfixturevalue("redis_server")
-    async with redis_client(f"redis://{server.address}/{DATABASE}?{PATIENT}") as redis:
-        await redis.flushdb()
+    async with empty_redis(request) as redis:
         metrics = OtpMetrics(CollectorRegistry(), [])
         yield lambda: RedisTally(redis, metrics, clock, within=timedelta(minutes=1))
 

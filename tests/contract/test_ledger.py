@@ -1,4 +1,4 @@
-"""What `Ledger` promises, asked of the twin in memory and of a real Redis."""
+"""What `Ledger` promises, asked of the twin in memory, of a real Redis and of a real cluster."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from itertools import accumulate, permutations
 
 import pytest
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 
 from services.chassis.clock import system_clock
 from services.mailer.metrics import MailerMetrics
-from services.mailer.outbound.redis_ledger import RedisLedger, redis_client
+from services.mailer.outbound.redis_ledger import RedisLedger
 from services.mailer.ports import Ledger, MovedOn, Owner, Seen, TakenOver
 from services.mailer.rules.letter import Lane
 from services.mailer.rules.outcome import Outcome
@@ -22,6 +21,7 @@ from services.mailer.rules.wish import LATEST, Wish
 from tests.contract.ledgers import (
     BEGAN,
     LATER,
+    LEDGERS,
     LONG_AGO,
     OUTCOMES,
     OWNER,
@@ -29,9 +29,9 @@ from tests.contract.ledgers import (
     SECOND,
     SOONER,
     WITHDRAWN,
-    Server,
     new_letter,
     passed,
+    redis_of,
     tomorrow,
 )
 from tests.fakes.mailer import InMemoryLedger
@@ -44,18 +44,13 @@ LATER_OWNERS = [
 ]
 
 
-@pytest.fixture
-async def redis(redis_server: Server) -> AsyncIterator[Redis]:
-    async with redis_client(f"redis://{redis_server.address}/0") as client:
-        yield client
-
-
-@pytest.fixture(params=["memory", "redis"])
-def ledger(request: pytest.FixtureRequest) -> Ledger:
+@pytest.fixture(params=LEDGERS)
+async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[Ledger]:
     if request.param == "memory":
-        return InMemoryLedger(system_clock)
-    redis: Redis = request.getfixturevalue("redis")
-    return RedisLedger(redis, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
+        yield InMemoryLedger(system_clock)
+        return
+    async with redis_of(request) as redis:
+        yield RedisLedger(redis, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
 
 
 class LedgerContract:

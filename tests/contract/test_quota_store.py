@@ -1,4 +1,4 @@
-"""Every quota store keeps the promises of its port: the suite runs over memory and over a real Redis.
+"""Every quota store keeps the promises of its port: the suite runs over memory, a real Redis and a real cluster.
 
 Limits here have room again after hours, so that no test depends on how fast a machine is.
 """
@@ -14,10 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_quotas import RedisQuotas
-from services.otp.outbound.redis_store import redis_client
 from services.otp.ports import QuotaStore
 from services.otp.rules.quota import Limit, Quota
-from tests.contract.challenge_stores import DATABASE, PATIENT, Server
+from tests.contract.challenge_stores import STORES, empty_redis
 from tests.fakes.otp_quotas import InMemoryQuotas
 
 NOTHING = timedelta(0)
@@ -26,15 +25,13 @@ SMALL = Quota("address:small", Limit(2, HOUR))
 LARGE = Quota("domain:large", Limit(50, HOUR))
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=STORES)
 async def quotas(request: pytest.FixtureRequest) -> AsyncIterator[QuotaStore]:
     """A store that nobody has taken from."""
     if request.param == "memory":
         yield InMemoryQuotas()
         return
-    server: Server = request.getfixturevalue("redis_server")
-    async with redis_client(f"redis://{server.address}/{DATABASE}?{PATIENT}") as redis:
-        await redis.flushdb()
+    async with empty_redis(request) as redis:
         yield RedisQuotas(redis, OtpMetrics(CollectorRegistry(), []), within=timedelta(minutes=1))
 
 

@@ -1,4 +1,4 @@
-"""What `ReceiptBook` promises, asked of the twin in memory and of a real Redis; each has a ledger beside it."""
+"""What `ReceiptBook` promises, asked of the twin in memory, of a real Redis and of a cluster; each beside a ledger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.mailer.ports import Ledger, LedgerAway, ReceiptBook, Relayed
 from services.mailer.rules.letter import Lane, LetterName
 from services.mailer.rules.outcome import HandedOver
 from services.mailer.rules.receipt import Receipt, Source, Told
-from tests.contract.ledgers import BEGAN, OUTCOMES, PATIENT, SECOND, Server, new_letter
+from tests.contract.ledgers import BEGAN, LEDGERS, OUTCOMES, PATIENT, SECOND, Server, new_letter, redis_of
 from tests.fakes.mailer import InMemoryLedger
 from tests.fakes.mailer_receipts import InMemoryReceiptBook
 
@@ -39,13 +39,15 @@ async def redis(redis_server: Server) -> AsyncIterator[Redis]:
         yield client
 
 
-@pytest.fixture(params=["memory", "redis"])
-def shelf(request: pytest.FixtureRequest) -> Shelf:
+@pytest.fixture(params=LEDGERS)
+async def shelf(request: pytest.FixtureRequest) -> AsyncIterator[Shelf]:
     if request.param == "memory":
-        ledger = InMemoryLedger(system_clock)
-        return Shelf(ledger, InMemoryReceiptBook(ledger))
-    redis: Redis = request.getfixturevalue("redis")
-    return Shelf(RedisLedger(redis, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT), RedisReceipts(redis))
+        in_memory = InMemoryLedger(system_clock)
+        yield Shelf(in_memory, InMemoryReceiptBook(in_memory))
+        return
+    async with redis_of(request) as redis:
+        ledger = RedisLedger(redis, Lane.OTP, MailerMetrics(CollectorRegistry()), budget=PATIENT)
+        yield Shelf(ledger, RedisReceipts(redis))
 
 
 def named(letter_id: str) -> LetterName:

@@ -213,6 +213,11 @@ class InMemoryChallengeStore:
         self.milestones += milestones
         return entries
 
+    async def confirm(self, shard: int) -> None:
+        """Implements `ChallengeStore`."""
+        del shard
+        self._lose(await self._called("confirm"))
+
     async def rehearse(self, shard: int, *, challenge: Challenge, subject: Subject) -> None:
         """Implements `ChallengeStore`."""
         del shard, challenge, subject

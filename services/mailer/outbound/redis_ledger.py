@@ -39,6 +39,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from services.chassis.redis_servers import RedisServers, Script, Word, alone, servers_of
 from services.mailer.metrics import MailerMetrics
 from services.mailer.ports import LedgerAway, MovedOn, Owner, Seen, TakenOver
 from services.mailer.rules.breaker import Breaker
@@ -56,7 +57,7 @@ OPEN_WITHIN_S = 2.0
 UNCLAIMED_LIFE = timedelta(hours=48)
 NEWER_COUNTS = timedelta(minutes=10)  # an owner who does not know that its time is over finds out within a session
 MILLISECOND = timedelta(milliseconds=1)
-OWN = Path(__file__).with_name("scripts") / "own.lua"
+SCRIPTS = Path(__file__).with_name("scripts")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)  # a score is a double: whole microseconds are exact until the year 2255
 WISHED = ["wanted", "withdrawn"]
@@ -67,7 +68,7 @@ KINDS: dict[str, type[HandedOver | Refused | Dropped]] = {
 }
 
 # Removes `began` (in KEYS[1], the hash of a letter) only if it is still the one that is told (ARGV[1]).
-FORGET = "if redis.call('HGET', KEYS[1], 'began') == ARGV[1] then redis.call('HDEL', KEYS[1], 'began') end"
+FORGET = Script("if redis.call('HGET', KEYS[1], 'began') == ARGV[1] then redis.call('HDEL', KEYS[1], 'began') end")
 
 
 def redis_client(url: str) -> Redis:
@@ -107,31 +108,34 @@ class RedisLedger:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Redis | RedisServers,
         lane: Lane,
         metrics: MailerMetrics,
         *,
         budget: timedelta = BUDGET,
         breaker: Breaker | None = None,
     ) -> None:
-        """Use a client made by `redis_client`, of its own; a call may take `budget` once its turn has come.
+        """Use a client made by `redis_client`, or servers of such; its own. A call may take `budget` in its turn.
 
         Ledgers over the same server share their `breaker`, and what one learns the other need not.
         """
-        self._redis = redis
+        self._servers = servers_of(redis)
         self._lane = lane
         self._metrics = metrics
         self._budget_s = budget.total_seconds()
         self._breaker = breaker or Breaker()
-        self._own = redis.register_script(OWN.read_text())
-        self._forget = redis.register_script(FORGET)
+        self._own, self._settle, self._heed = (
+            Script((SCRIPTS / f"{name}.lua").read_text()) for name in ("own", "settle", "heed")
+        )
         self._turn = asyncio.Semaphore(CALLS_AT_ONCE)
 
     async def open_connections(self) -> None:
         """Connect ahead of the first letter; when the server is not there yet, the first calls do."""
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(OPEN_WITHIN_S):
-                await asyncio.gather(*(self._redis.ping() for _ in range(CALLS_AT_ONCE)))
+                await asyncio.gather(
+                    *(alone(redis, ("PING",)) for redis in self._servers.every() for _ in range(CALLS_AT_ONCE))
+                )
 
     async def claim(self, letter_id: str, owner: Owner, keep_until: datetime) -> Seen:
         """Implements `Ledger`."""
@@ -139,7 +143,7 @@ class RedisLedger:
         return Seen(
             outcome=_outcome(outcome) if outcome else None,
             body_started_at=datetime.fromtimestamp(float(began), UTC) if began else None,
-            wish=_wish([None if score is None else float(score) for score in scores]),
+            wish=_wish(scores),
         )
 
     async def handing_over(self, letter_id: str, owner: Owner, body_started_at: datetime) -> None:
@@ -149,7 +153,7 @@ class RedisLedger:
     async def not_taken(self, letter_id: str, body_started_at: datetime) -> None:
         """Implements `Ledger`."""
         began = repr(body_started_at.timestamp())
-        await self._within_budget(lambda: self._forget(keys=[letter_key(letter_id)], args=[began]))
+        await self._within_budget(lambda: self._servers.run(FORGET, [letter_key(letter_id)], [began]))
 
     async def settle(self, letter_id: str, outcome: Outcome) -> None:
         """Implements `Ledger`."""
@@ -162,11 +166,8 @@ class RedisLedger:
 
     async def _note_outcome(self, letter_id: str, outcome: Outcome) -> None:
         packed = msgspec.msgpack.encode([_kind(outcome), msgspec.msgpack.encode(outcome)])
-        key = letter_key(letter_id)
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.hsetnx(key, "outcome", packed)
-        pipeline.expire(key, UNCLAIMED_LIFE, nx=True)  # the claim may have failed: no key without an end
-        await self._within_budget(pipeline.execute)
+        args: list[Word] = [packed, UNCLAIMED_LIFE // MILLISECOND]
+        await self._within_budget(lambda: self._servers.run(self._settle, [letter_key(letter_id)], args))
 
     async def _note_name(self, letter_id: str, outcome: HandedOver) -> None:
         """Note by what name the relay knows the letter.
@@ -174,31 +175,25 @@ class RedisLedger:
         The letter has left: a Redis that is slow may take longer here, before receipts of it are nobody's.
         """
         name = msgspec.msgpack.encode([self._lane, letter_id, outcome.at])
-        key, kept = relayed_key(outcome.route, outcome.relay_id), RELAYED_KEPT[self._lane]
-        await self._within_budget(lambda: self._redis.set(key, name, px=kept), patience=NAME_PATIENCE)
+        key, kept_ms = relayed_key(outcome.route, outcome.relay_id), RELAYED_KEPT[self._lane] // MILLISECOND
+        await self._within_budget(lambda: self._servers.ask("SET", key, name, "PX", kept_ms), patience=NAME_PATIENCE)
 
     async def heed(self, letter_id: str, wish: Wish, keep_until: datetime) -> Wish:
         """Implements `Ledger`."""
-        key, ends = wish_key(letter_id), int(keep_until.timestamp() * 1000)
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.zmscore(key, WISHED)
-        pipeline.zadd(key, _scores(wish), gt=True)
-        pipeline.pexpireat(key, ends, nx=True)  # `GT` takes a key without an end for one that is kept for ever
-        pipeline.pexpireat(key, ends, gt=True)
-        known, *_ = await self._within_budget(pipeline.execute)
-        return _wish(known)
+        args = [int(keep_until.timestamp() * 1000), *_scores(wish)]
+        return _wish(await self._within_budget(lambda: self._servers.run(self._heed, [wish_key(letter_id)], args)))
 
     async def wish(self, letter_id: str) -> Wish:
         """Implements `Ledger`."""
         key = wish_key(letter_id)
-        return _wish(await self._within_budget(lambda: self._redis.zmscore(key, WISHED)))
+        return _wish(await self._within_budget(lambda: self._servers.ask("ZMSCORE", key, *WISHED)))
 
     async def _owned(self, letter_id: str, owner: Owner, step: str, when: str | int) -> Sequence[Any]:
         """Return `began`, `outcome`, `wanted` and `withdrawn` as they were: octets, or none."""
         keys = [letter_key(letter_id), wish_key(letter_id)]
         kept = (NEWER_COUNTS // MILLISECOND, UNCLAIMED_LIFE // MILLISECOND)
         args = [owner.attempt, owner.topic, owner.epoch, step, when, *kept]
-        answer: list[Any] = await self._within_budget(lambda: self._own(keys=keys, args=args))
+        answer: list[Any] = await self._within_budget(lambda: self._servers.run(self._own, keys, args))
         match answer[0]:
             case b"moved":
                 raise MovedOn
@@ -234,15 +229,17 @@ def _outcome(packed: bytes) -> Outcome:
     return msgspec.msgpack.decode(body, type=KINDS[name])
 
 
-def _scores(wish: Wish) -> dict[str, int]:
-    scores = {}
+def _scores(wish: Wish) -> list[str | int]:
+    """Return scores and names, as `ZADD` takes them."""
+    scores: list[str | int] = []
     if wish.wanted_until is not None:
-        scores["wanted"] = (wish.wanted_until - EPOCH) // MICROSECOND
+        scores += [(wish.wanted_until - EPOCH) // MICROSECOND, "wanted"]
     if wish.withdrawn:
-        scores["withdrawn"] = 1
+        scores += [1, "withdrawn"]
     return scores
 
 
-def _wish(scores: Sequence[float | None]) -> Wish:
+def _wish(scores: Sequence[bytes | float | None]) -> Wish:
+    """Return the wish of scores that a command told as numbers, or a script as text."""
     wanted, withdrawn = scores
-    return Wish(None if wanted is None else EPOCH + wanted * MICROSECOND, withdrawn=withdrawn is not None)
+    return Wish(None if wanted is None else EPOCH + float(wanted) * MICROSECOND, withdrawn=withdrawn is not None)

@@ -270,6 +270,7 @@ class IssueCode:
                 raise not_admitted(refused, purpose)
             decided = _granted(outcome)
             if isinstance(decided, Repeated):
+                await self._store.confirm(shard)
                 return decided, loaded
             positions = await self._committed(shard, decided, same, purpose, loaded.now)
             if positions is not None:

@@ -98,6 +98,8 @@ class ResendCode:
                 raise not_admitted(refused, opened.purpose)
             notes = loaded.notes.get(before.id)
             if after == before:
+                if outcome is ResendOutcome.QUEUED:
+                    await self._store.confirm(shard)
                 return self._answer(outcome, opened, after, notes.position if notes else None, loaded.now)
             positions = await self._committed(shard, opened, after, loaded)
             if positions is not None:

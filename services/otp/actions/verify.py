@@ -133,7 +133,7 @@ class VerifyCode:
             case = await self._load(entry)
             if case is None:
                 return None
-            before = self._repeated(entry, case)
+            before = await self._repeated(entry, case)
             if before is not None and not isinstance(before, tuple):
                 return before
             self._demand_keys(case.challenge)
@@ -147,7 +147,7 @@ class VerifyCode:
                 return replace(case, challenge=spent.challenge, subject=spent.subject), spent.attempt
         raise StoreUnavailable
 
-    def _repeated(self, entry: _Entry, case: Case) -> Verdict | tuple[Case, Attempt] | None:
+    async def _repeated(self, entry: _Entry, case: Case) -> Verdict | tuple[Case, Attempt] | None:
         """Return the verdict of this very entry, or the attempt it has cost already; `None` when it is a new one."""
         before = entry_named(case.challenge.entries, entry.name.key, case.now) if entry.name else None
         if entry.name is None or before is None:
@@ -156,6 +156,7 @@ class VerifyCode:
             raise IdempotencyKeyReused
         if before.answer is None:
             return case, before.attempt
+        await self._store.confirm(entry.shard)
         return self._with_context(verdict_of(before.answer), case.challenge)
 
     def _demand_keys(self, challenge: Challenge) -> None:
@@ -211,7 +212,7 @@ class VerifyCode:
         for _ in range(COMMIT_TRIES):
             if standing is None:
                 return Unknown()  # given back meanwhile
-            before = self._repeated(entry, standing)
+            before = await self._repeated(entry, standing)
             if before is not None and not isinstance(before, tuple):
                 return before
             outcome = await self._judged(entry, standing, attempt, right)

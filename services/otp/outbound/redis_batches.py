@@ -5,31 +5,38 @@ the batch that goes next, and a batch goes as soon as the one before has been an
 the more ask, the larger the batches. A batch is no transaction: what must happen together is one script.
 
 Whoever is cancelled leaves the batch as it is, and its answer goes nowhere. So no caller's deadline costs a connection.
+
+A batch that must not be lost with its server ends with one `WAIT`, which counts the replicas that have all that its
+connection has written (https://redis.io/docs/latest/commands/wait); if they are too few, nobody in it is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any
 
-from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
-Word: TypeAlias = bytes | str | int | memoryview
+from services.chassis.redis_servers import ASKING, Command, Word, answers_of
 
 LARGEST = 128  # commands; a few hundred kilobytes, and milliseconds of the server's time
 
 
+WAIT_MS = 100  # a replica that is there has it within one or two
+
+
+class NotReplicated(RedisError):
+    """The server has carried it out, and too few replicas have it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    command: tuple[Word, ...]
+    command: Command
     answer: asyncio.Future[Any]
     since_s: float
     """By the clock of the loop."""
@@ -41,35 +48,30 @@ class RedisBatches:
     Args:
         redis: the client.
         within: how long a batch may take, and how long a command may wait for its turn before that.
+        replicas: how many replicas must have what a batch wrote; 0 = none is asked.
     """
 
-    def __init__(self, redis: Redis, within: timedelta) -> None:
+    def __init__(self, redis: Redis, within: timedelta, *, replicas: int = 0) -> None:
         self._pool = redis.connection_pool
         self._within_s = within.total_seconds()
+        self._replicas = replicas
         self._waiting: deque[_Waiting] = deque()
         self._sending: asyncio.Task[None] | None = None
 
-    async def ask(self, *command: Word) -> Any:
-        """Run one command and return its answer, as the server gives it.
+    async def ask(self, *command: Word, asking: bool = False) -> Any:
+        """Run one command, behind `ASKING` or not, and return its answer, as the server gives it.
 
         Raises:
             RedisError, OSError, TimeoutError: no answer, or a refusal; the command may have been carried out.
         """
         loop = asyncio.get_running_loop()
+        if asking:  # a batch that ends between the two goes on upon the same connection
+            self._waiting.append(_Waiting(ASKING, _unheard(loop.create_future()), loop.time()))
         waiting = _Waiting(command, loop.create_future(), loop.time())
         self._waiting.append(waiting)
         if self._sending is None or self._sending.done():
             self._sending = loop.create_task(self._send())
         return await waiting.answer
-
-    async def run(self, script: AsyncScript, keys: Sequence[str], args: Sequence[Word] = ()) -> Any:
-        """Run a script; a server that does not know it is taught it. Raises as `ask` does."""
-        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        try:
-            return await self.ask(*command)
-        except NoScriptError:
-            await self.ask("SCRIPT", "LOAD", script.script)
-            return await self.ask(*command)
 
     async def _send(self) -> None:
         """Send batches until nobody asks any more."""
@@ -79,7 +81,7 @@ class RedisBatches:
                 try:
                     async with asyncio.timeout(self._within_s):
                         connection = connection or await self._pool.get_connection()  # type: ignore[no-untyped-call]
-                        answers = await _answers(connection, [waiting.command for waiting in batch])
+                        answers = await self._answers(connection, [waiting.command for waiting in batch])
                 except (RedisError, OSError, TimeoutError) as error:
                     answers = [error] * len(batch)
                 except BaseException:
@@ -92,6 +94,15 @@ class RedisBatches:
         finally:
             if connection is not None:
                 await self._pool.release(connection)
+
+    async def _answers(self, connection: AbstractConnection, commands: list[Command]) -> list[Any]:
+        if not self._replicas:
+            return await answers_of(connection, commands)
+        *answers, reached = await answers_of(connection, [*commands, ("WAIT", self._replicas, WAIT_MS)])
+        if isinstance(reached, int) and reached >= self._replicas:
+            return answers
+        missing = NotReplicated(f"{reached} of {self._replicas} replicas have it")
+        return [answer if isinstance(answer, ResponseError) else missing for answer in answers]
 
     def _next_batch(self) -> list[_Waiting]:
         """Take what waits, but what nobody wants any more, or what has waited too long, which is told."""
@@ -106,22 +117,6 @@ class RedisBatches:
         return batch
 
 
-async def _answers(connection: AbstractConnection, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
-    """Return what the server answers to each; a connection on which anything else goes wrong is closed by the client.
-
-    Not by the client's pipeline: to a few commands it costs as much again.
-    """
-    packed = [pack_command(command) for command in commands]  # type: ignore[arg-type] # its stub allows one word only
-    await connection.send_packed_command(b"".join(packed))
-    answers: list[Any] = []
-    for _ in commands:
-        try:
-            answers.append(await connection.read_response())
-        except ResponseError as refusal:
-            answers.append(refusal)
-    return answers
-
-
 def _settle(future: asyncio.Future[Any], answer: object) -> None:
     if future.done():
         return
@@ -129,3 +124,9 @@ def _settle(future: asyncio.Future[Any], answer: object) -> None:
         future.set_exception(answer)
     else:
         future.set_result(answer)
+
+
+def _unheard(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    """Return a future whose failure is nobody's news."""
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future

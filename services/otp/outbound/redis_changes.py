@@ -1,8 +1,9 @@
 """Hints that a challenge has changed, over sharded pub/sub; every process hears those it has watchers for.
 
 A hint is no promise: a connection that breaks loses some, so watchers look again by themselves, and a hint only makes
-them look sooner. One connection a process, subscribed to the channels of the shards that are being watched. Who begins
-to watch a shard that nobody watched is hinted once when its channel is heard: what came in between is lost.
+them look sooner. One connection a process and server, subscribed to the channels of the shards that are being watched
+and that the server has; a shard that moves to another server is heard there a moment later. Who begins to watch a shard
+that nobody watched is hinted once when its channel is heard: what came in between is lost.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.chassis.redis_servers import RedisServers, servers_of
 from services.otp.ports import SHARDS
 
 SUBSCRIBED_WITHIN_S = 0.2  # how late a new shard may be heard; its watchers look again every two seconds anyway
@@ -53,9 +55,9 @@ class Hints:
 class RedisChanges:
     """Who in this process waits for which challenge; `listen` hears for all of them."""
 
-    def __init__(self, redis: Redis) -> None:
-        """Hear through this client, on a connection of its own."""
-        self._redis = redis
+    def __init__(self, redis: Redis | RedisServers) -> None:
+        """Hear through this client, or these servers, on a connection of its own to each."""
+        self._servers = servers_of(redis)
         self._waiting: defaultdict[str, set[Hints]] = defaultdict(set)
         self._shards: Counter[int] = Counter()
         self._heard: set[int] = set()
@@ -85,32 +87,50 @@ class RedisChanges:
 
     async def listen(self) -> None:
         """Hear until cancelled; a server that is away is asked again every second."""
-        while True:
-            try:
-                async with self._redis.pubsub() as pubsub:
-                    await self._hear(pubsub)
-            except (RedisError, OSError) as error:
-                self._heard.clear()
-                structlog.get_logger().warning("hints_lost", error=type(error).__name__)
-            await asyncio.sleep(PAUSE_AFTER_FAILURE.total_seconds())
-
-    async def _hear(self, pubsub: Any) -> None:
-        subscribed: set[int] = set()
-        while True:
-            _end_if_cancelled()
-            wanted = {shard for shard, watchers in self._shards.items() if watchers > 0}
-            if wanted - subscribed:
-                await pubsub.ssubscribe(*map(hint_channel, wanted - subscribed))
-            if subscribed - wanted:
-                self._heard -= subscribed - wanted
-                await pubsub.sunsubscribe(*map(hint_channel, subscribed - wanted))
-            subscribed = wanted
-            if not subscribed:
+        ears: dict[Redis, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for redis in self._wanted().keys() - ears.keys():
+                    ears[redis] = asyncio.create_task(self._listen_to(redis))
                 await asyncio.sleep(SUBSCRIBED_WITHIN_S)
-                continue
-            message = await pubsub.get_message(timeout=SUBSCRIBED_WITHIN_S)
-            if message is not None:
-                self._take(message)
+                for redis, ear in [(redis, ear) for redis, ear in ears.items() if ear.done()]:
+                    del ears[redis]
+                    await ear  # for what it failed of
+        finally:
+            for ear in ears.values():
+                ear.cancel()
+            await asyncio.gather(*ears.values(), return_exceptions=True)
+
+    async def _listen_to(self, redis: Redis) -> None:
+        """Hear of a server until that breaks."""
+        try:
+            async with redis.pubsub() as pubsub:
+                await self._hear(redis, pubsub)
+        except (RedisError, OSError) as error:
+            structlog.get_logger().warning("hints_lost", error=type(error).__name__)
+            self._servers.lost()
+        await asyncio.sleep(PAUSE_AFTER_FAILURE.total_seconds())
+
+    async def _hear(self, redis: Redis, pubsub: Any) -> None:
+        subscribed: set[int] = set()
+        try:
+            while True:
+                _end_if_cancelled()
+                wanted = self._wanted().get(redis, set())
+                for shard in wanted - subscribed:  # one by one, for each is in a slot of its own
+                    await pubsub.ssubscribe(hint_channel(shard))
+                if subscribed - wanted:
+                    self._heard -= subscribed - wanted
+                    await pubsub.sunsubscribe(*map(hint_channel, subscribed - wanted))
+                subscribed = wanted
+                if not subscribed:
+                    await asyncio.sleep(SUBSCRIBED_WITHIN_S)
+                    continue
+                message = await pubsub.get_message(timeout=SUBSCRIBED_WITHIN_S)
+                if message is not None:
+                    self._take(message)
+        finally:
+            self._heard -= subscribed
 
     def _take(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "smessage":
@@ -121,6 +141,15 @@ class RedisChanges:
             self._heard.add(shard)
             for hints in self._unheard.pop(shard, ()):
                 hints.hear()
+
+    def _wanted(self) -> dict[Redis, set[int]]:
+        """Return the shards that are being watched, by the server that has them."""
+        wanted: defaultdict[Redis, set[int]] = defaultdict(set)
+        with suppress(RedisError):  # nobody knows who has them
+            for shard, watchers in self._shards.items():
+                if watchers > 0:
+                    wanted[self._servers.of(hint_channel(shard))].add(shard)
+        return wanted
 
 
 def _end_if_cancelled() -> None:

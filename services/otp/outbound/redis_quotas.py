@@ -17,6 +17,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
+from services.chassis.redis_servers import RedisServers, Script
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls
 from services.otp.rules.quota import Quota
@@ -34,14 +35,14 @@ class RedisQuotas:
     """Implements `QuotaStore`.
 
     Args:
-        redis: a client made by `redis_client`.
+        redis: a client made by `redis_client`, or the servers.
         metrics: gets times and errors.
         within: how long a call may take.
     """
 
-    def __init__(self, redis: Redis, metrics: OtpMetrics, *, within: timedelta = WITHIN) -> None:
+    def __init__(self, redis: Redis | RedisServers, metrics: OtpMetrics, *, within: timedelta = WITHIN) -> None:
         self._calls = RedisCalls(redis, metrics, within)
-        self._script = redis.register_script(SCRIPT.read_text())
+        self._script = Script(SCRIPT.read_text())
 
     async def take(self, token: str, quotas: Sequence[Quota]) -> list[timedelta]:
         """Implements `QuotaStore`."""

@@ -6,6 +6,7 @@
 | `otp:{s<nn>}:subject:<hmac>` | string | a `Subject` | with its challenges, or its failures | commit |
 | `otp:{s<nn>}:outbox` | stream | events not yet published | when published | commit, published |
 | `otp:{s<nn>}:ends` | sorted set | challenge ids, by their end (Unix ms) | when judged | commit, forget_end |
+| `otp:{s<nn>}:confirmed` | string | nothing; its write is what replicas must have | after a second | confirm |
 | `otp:{claim:<hmac>}` | string | a `Claim` | after 24 h | claim |
 
 How a record lies in its string: `redis_records`. Keys hold HMACs, values hold sealed parts: a dump yields no address
@@ -35,8 +36,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from services.chassis.redis_servers import Command, RedisServers, Script, Word, alone
 from services.otp.metrics import OtpMetrics
-from services.otp.outbound.redis_batches import Word
+from services.otp.outbound.redis_batches import WAIT_MS, NotReplicated
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls
 from services.otp.outbound.redis_changes import RedisChanges, hint_channel
 from services.otp.outbound.redis_records import (
@@ -64,6 +66,7 @@ CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_PATTERN = re.compile(r"c([0-9a-f]{2})[0-9a-hjkmnp-tv-z]{26}")  # c, shard, 26 Crockford characters ≥ 128 bits
 ID_CHARACTERS = 26
 CLAIM_LIFE_MS = 24 * 3_600_000
+CONFIRMED_MS = 1_000
 OVER_MS = 1  # the earliest end that Redis takes
 LETTER_FIELD = b"l"  # of an outbox entry: which letter it queues; the other fields are the event
 SOCKET_TIMEOUT_S = 1.0
@@ -101,6 +104,11 @@ def ends_key(shard: int) -> str:
     return f"otp:{{s{shard:02x}}}:ends"
 
 
+def confirmed_key(shard: int) -> str:
+    """Return the key that is written to find out whether replicas have what a shard had before."""
+    return f"otp:{{s{shard:02x}}}:confirmed"
+
+
 def claim_key(key: str) -> str:
     """Return the key of a claim, in a slot of its own."""
     return f"otp:{{claim:{key}}}"
@@ -111,31 +119,34 @@ class RedisChallengeStore:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Redis | RedisServers,
         encode: Callable[[Announcement], Mapping[bytes, bytes]],
         metrics: OtpMetrics,
         *,
         changes: RedisChanges | None = None,
         within: timedelta = WITHIN,
+        replicas: int = 0,
     ) -> None:
-        """Use a client made by `redis_client`.
+        """Use what `redis_client` makes.
 
         Args:
-            redis: the client.
+            redis: the client of one server, or the servers of many clients.
             encode: turns an event into the fields of an outbox entry.
             metrics: gets times and errors.
             changes: where hints are heard; without it watchers look again by themselves.
             within: how long a call may take.
+            replicas: how many replicas must have a commit before it is told.
         """
-        self._redis = redis
         self._encode = encode
         self._metrics = metrics
-        self._calls = RedisCalls(redis, metrics, within)
+        self._calls = RedisCalls(redis, metrics, within, replicas=replicas)
+        self._servers = self._calls.servers
+        self._replicas = replicas
         self._changes = changes or RedisChanges(redis)
-        self._load = redis.register_script((SCRIPTS / "load.lua").read_text())
-        self._note = redis.register_script((SCRIPTS / "note.lua").read_text())
-        self._commit = redis.register_script((SCRIPTS / "commit.lua").read_text())
-        self._published = redis.register_script((SCRIPTS / "published.lua").read_text())
+        self._load = Script((SCRIPTS / "load.lua").read_text())
+        self._note = Script((SCRIPTS / "note.lua").read_text())
+        self._commit = Script((SCRIPTS / "commit.lua").read_text())
+        self._published = Script((SCRIPTS / "published.lua").read_text())
 
     def mint_id(self, purpose: str, subject: str) -> str:
         """Implements `ChallengeStore`."""
@@ -187,7 +198,7 @@ class RedisChallengeStore:
         for record, letter in entries:
             fields = {**record, LETTER_FIELD: letter.encode()}
             arguments += [2 * len(fields), *(part for pair in fields.items() for part in pair)]
-        ids = await self._calls.script("commit", self._commit, keys, arguments)
+        ids = await self._calls.script("commit", self._commit, keys, arguments, kept=True)
         if ids is None:
             return None
         self._count(announcements, milestones)
@@ -206,7 +217,12 @@ class RedisChallengeStore:
             written = _written(record)
             unpacked(bytes(DATA_AT) + bytes(written[2]), type(record))
             arguments += [b"", *written[1:3], OVER_MS]
-        await self._calls.script("commit", self._commit, keys, arguments)
+        await self._calls.script("commit", self._commit, keys, arguments, kept=True)
+
+    async def confirm(self, shard: int) -> None:
+        """Implements `ChallengeStore`: whoever has a later write of the shard has all earlier ones."""
+        if self._replicas:
+            await self._calls.ask("confirm", "SET", confirmed_key(shard), b"", "PX", CONFIRMED_MS, kept=True)
 
     def changes(self, challenge_id: str) -> AbstractContextManager[Changes]:
         """Implements `ChallengeStore`."""
@@ -237,13 +253,8 @@ class RedisChallengeStore:
     async def unpublished(self, *, older_than: timedelta, most: int) -> list[OutboxEntry]:
         """Implements `ChallengeStore`."""
         async with self._calls.apart("sweep"):
-            seconds, micros = await self._redis.time()
-            self._metrics.store_clock_offset.set(int(seconds) + int(micros) / 1_000_000 - time())
-            last = int(seconds) * 1000 + int(micros) // 1000 - int(older_than.total_seconds() * 1000)
-            pipeline = self._redis.pipeline(transaction=False)
-            for shard in range(SHARDS):
-                pipeline.xrange(outbox_key(shard), "-", str(last), count=most)
-            shards = await pipeline.execute()
+            last = await self._now_ms() - int(older_than.total_seconds() * 1000)
+            shards = await self._of_every_shard(lambda shard: ("XRANGE", outbox_key(shard), "-", last, "COUNT", most))
         found = [_entry(shard, *entry) for shard, entries in enumerate(shards) for entry in entries]
         return sorted(found, key=lambda entry: _age_order(entry.id))[:most]
 
@@ -263,42 +274,40 @@ class RedisChallengeStore:
     async def outbox_size(self) -> int:
         """Implements `ChallengeStore`."""
         async with self._calls.apart("sweep"):
-            pipeline = self._redis.pipeline(transaction=False)
-            for shard in range(SHARDS):
-                pipeline.xlen(outbox_key(shard))
-            return sum(await pipeline.execute())
+            return sum(await self._of_every_shard(lambda shard: ("XLEN", outbox_key(shard))))
 
     async def outbox_oldest(self) -> datetime | None:
         """Implements `ChallengeStore`."""
         async with self._calls.apart("sweep"):
-            pipeline = self._redis.pipeline(transaction=False)
-            for shard in range(SHARDS):
-                pipeline.xrange(outbox_key(shard), count=1)
-            shards = await pipeline.execute()
+            shards = await self._of_every_shard(lambda shard: ("XRANGE", outbox_key(shard), "-", "+", "COUNT", 1))
         oldest = min((_age_order(entry_id.decode()) for entries in shards for entry_id, _ in entries), default=None)
         return None if oldest is None else datetime.fromtimestamp(oldest[0] / 1000, UTC)
 
     async def over(self, *, longer_than: timedelta, most: int) -> list[str]:
         """Implements `ChallengeStore`."""
         async with self._calls.apart("sweep"):
-            seconds, micros = await self._redis.time()
-            last = int(seconds) * 1000 + int(micros) // 1000 - int(longer_than.total_seconds() * 1000)
-            pipeline = self._redis.pipeline(transaction=False)
-            for shard in range(SHARDS):
-                pipeline.zrange(ends_key(shard), "-inf", last, byscore=True, offset=0, num=most, withscores=True)
-            shards = await pipeline.execute()
+            last = await self._now_ms() - int(longer_than.total_seconds() * 1000)
+            look = ("-inf", last, "BYSCORE", "LIMIT", 0, most, "WITHSCORES")
+            shards = await self._of_every_shard(lambda shard: ("ZRANGE", ends_key(shard), *look))
         found = sorted((ended, challenge_id) for ends in shards for challenge_id, ended in ends)
         return [challenge_id.decode() for _, challenge_id in found[:most]]
 
     async def forget_end(self, challenge_ids: Sequence[str]) -> None:
         """Implements `ChallengeStore`."""
+        shards = [(challenge_id, self.shard_of(challenge_id)) for challenge_id in challenge_ids]
         async with self._calls.apart("sweep"):
-            pipeline = self._redis.pipeline(transaction=False)
-            for challenge_id in challenge_ids:
-                shard = self.shard_of(challenge_id)
-                if shard is not None:
-                    pipeline.zrem(ends_key(shard), challenge_id)
-            await pipeline.execute()
+            await self._servers.ask_each(
+                [("ZREM", ends_key(shard), challenge_id) for challenge_id, shard in shards if shard is not None]
+            )
+
+    async def _of_every_shard(self, look: Callable[[int], Command]) -> list[Any]:
+        return await self._servers.ask_each([look(shard) for shard in range(SHARDS)])
+
+    async def _now_ms(self) -> int:
+        """Return what a server's clock shows; of many servers that of the first, for they differ by milliseconds."""
+        seconds, micros = await alone(self._servers.every()[0], ("TIME",))
+        self._metrics.store_clock_offset.set(int(seconds) + int(micros) / 1_000_000 - time())
+        return int(seconds) * 1000 + int(micros) // 1000
 
     def _count(self, announcements: Sequence[Announcement], milestones: Sequence[Milestone]) -> None:
         for announcement in announcements:
@@ -312,9 +321,18 @@ class RedisChallengeStore:
                     self._metrics.code_fates.labels(milestone.value).inc()
 
     async def ping(self) -> None:
-        """Ask whether the store is there; raises `StoreUnavailable`."""
+        """Ask whether the store is there, and as the settings say.
+
+        Raises:
+            StoreUnavailable: it is not, or has fewer replicas than are to be waited for.
+            WrongServer: it is something else.
+        """
         async with self._calls.apart("ping"):
-            await self._redis.time()
+            await self._servers.check()
+            for redis in self._servers.every():
+                reached = await alone(redis, ("WAIT", self._replicas, WAIT_MS))
+                if reached < self._replicas:
+                    raise NotReplicated(f"OTP_REDIS_REPLICAS is {self._replicas}, and a server has {reached}")
 
 
 _subject_key = subject_key  # the methods have an argument of that name
@@ -326,8 +344,8 @@ def _letter(announcement: Announcement) -> str:
     return ""
 
 
-def _entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> OutboxEntry:
-    record = dict(fields)
+def _entry(shard: int, entry_id: bytes, fields: Sequence[bytes]) -> OutboxEntry:
+    record = dict(zip(fields[::2], fields[1::2], strict=True))
     letter = record.pop(LETTER_FIELD, b"")
     return OutboxEntry(shard, entry_id.decode(), record, letter.decode())
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from redis.asyncio import Redis
 
 from services.chassis.clock import Clock
+from services.chassis.redis_servers import Command, RedisServers
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls
 from services.otp.rules.guesses import Tally
@@ -28,22 +29,21 @@ def guesses_key(stretch: int) -> str:
 class RedisTally:
     """Implements `GuessTally`; `clock` is this host's, and only chooses the stretch."""
 
-    def __init__(self, redis: Redis, metrics: OtpMetrics, clock: Clock, *, within: timedelta = WITHIN) -> None:
-        self._redis = redis
+    def __init__(
+        self, redis: Redis | RedisServers, metrics: OtpMetrics, clock: Clock, *, within: timedelta = WITHIN
+    ) -> None:
         self._clock = clock
         self._calls = RedisCalls(redis, metrics, within)
 
     async def add(self, seen: Tally) -> Tally:
         """Implements `GuessTally`."""
         now = int(self._clock().timestamp() // STRETCH.total_seconds())
+        key = guesses_key(now)
+        commands: list[Command] = [("HMGET", guesses_key(stretch), *FIELDS) for stretch in (now, now - 1)]
+        if seen.entries:
+            added = (("HINCRBY", key, "failed", seen.failed), ("HINCRBY", key, "right", seen.right))
+            commands = [*added, ("EXPIRE", key, 2 * int(STRETCH.total_seconds())), *commands]
         async with self._calls.apart("tally"):
-            pipeline = self._redis.pipeline(transaction=False)
-            if seen.entries:
-                pipeline.hincrby(guesses_key(now), "failed", seen.failed)
-                pipeline.hincrby(guesses_key(now), "right", seen.right)
-                pipeline.expire(guesses_key(now), 2 * STRETCH)
-            for stretch in (now, now - 1):
-                pipeline.hmget(guesses_key(stretch), FIELDS)
-            *_, current, before = await pipeline.execute()
+            *_, current, before = await self._calls.servers.ask_each(commands)
         failed, right = (int(here or 0) + int(there or 0) for here, there in zip(current, before, strict=True))
         return Tally(failed, right)

