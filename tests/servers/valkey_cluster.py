@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import os
+import signal
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ PRIMARIES = 3
 UP_WITHIN_S = 60.0
 PATIENT_MS = 15_000  # a busy machine is no node that fails
 HASTY_MS = 1_000  # for a test that waits for a failover
+FOLLOWING = ("psync", "sync")  # what a replica asks its primary for
 
 
 def why_missing() -> str | None:
@@ -111,7 +114,7 @@ class ValkeyCluster:
         slots: Sequence[Any] = self.primaries()[0].ask("CLUSTER", "SLOTS")
         slot = key_slot(key.encode())
         (port,) = {int(served[2][1]) for served in slots if int(served[0]) <= slot <= int(served[1])}
-        return next(node for node in self.nodes if node.port("redis") == port)
+        return self.node_at(port)
 
     def replica_of(self, primary: ClusterNode) -> ClusterNode:
         """Return the node that follows a primary."""
@@ -124,11 +127,38 @@ class ValkeyCluster:
         """Return the epoch of the cluster, which grows with each failover."""
         return max(int(node.told("cluster")["cluster_current_epoch"]) for node in self.nodes if node.is_running)
 
-    def hasten(self, timeout_ms: int = HASTY_MS) -> None:
-        """Let a node that is silent for so long count as failed."""
+    def node_at(self, port: int) -> ClusterNode:
+        """Return the node of a port."""
+        return next(node for node in self.nodes if node.port("redis") == port)
+
+    @contextmanager
+    def hasty(self) -> Iterator[None]:
+        """Let a node that is silent for a second count as failed; mend what was broken meanwhile."""
+        self._set_timeout(HASTY_MS)
+        try:
+            yield
+        finally:
+            for node in self.nodes:
+                if node.is_running:
+                    os.kill(node.pid, signal.SIGCONT)
+                    self.let_follow(node)
+                else:
+                    node.start()
+            self.wait_until_whole()
+            self._set_timeout(PATIENT_MS)
+
+    def cut_off(self, primary: ClusterNode) -> None:
+        """Part a primary from its replica, which goes on asking and is not let in."""
+        primary.ask("ACL", "SETUSER", "default", *(f"-{command}" for command in FOLLOWING))
+        primary.ask("CLIENT", "KILL", "TYPE", "REPLICA")
+
+    def let_follow(self, primary: ClusterNode) -> None:
+        """Let the replica in again."""
+        primary.ask("ACL", "SETUSER", "default", *(f"+{command}" for command in FOLLOWING))
+
+    def _set_timeout(self, timeout_ms: int) -> None:
         for node in self.nodes:
-            if node.is_running:
-                node.ask("CONFIG", "SET", "cluster-node-timeout", timeout_ms)
+            node.ask("CONFIG", "SET", "cluster-node-timeout", timeout_ms)
 
     def wait_until_whole(self) -> None:
         """Return when all nodes run, serve, and each primary has its replica in step."""
@@ -149,9 +179,3 @@ class ValkeyCluster:
     def _knows_all(self, node: ClusterNode) -> bool:
         told = node.told("cluster")
         return told["cluster_state"] == "ok" and told["cluster_known_nodes"] == str(len(self.nodes))
-
-
-async def in_thread(work: Callable[[], Any]) -> Any:
-    """Do what blocks beside the loop."""
-    look: Awaitable[Any] = asyncio.to_thread(work)
-    return await look

@@ -13,7 +13,6 @@ from datetime import timedelta
 from functools import partial
 from time import perf_counter
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -45,8 +44,8 @@ class RedisCalls:
         self._within = within
         self._replicas = replicas
         self.servers = servers_of(redis)
-        self._batches: WeakKeyDictionary[Redis, RedisBatches] = WeakKeyDictionary()
-        self._kept: WeakKeyDictionary[Redis, RedisBatches] = WeakKeyDictionary()
+        self._batches: dict[Redis, RedisBatches] = {}
+        self._kept: dict[Redis, RedisBatches] = {}
         self._room = asyncio.Semaphore(APART_AT_ONCE)
 
     async def script(
@@ -76,6 +75,8 @@ class RedisCalls:
         known = self._kept if replicas else self._batches
         batches = known.get(redis)
         if batches is None:
+            for gone in known.keys() - set(self.servers.every()):
+                del known[gone]
             batches = known[redis] = RedisBatches(redis, self._within, replicas=replicas)
         return batches
 
