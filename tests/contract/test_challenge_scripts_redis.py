@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
-from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from deploy.dev.valkey_server import ValkeyServer
-from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_changes import hint_channel
-from services.otp.outbound.redis_quotas import RedisQuotas
 from services.otp.outbound.redis_store import challenge_key, ends_key, outbox_key, redis_client, subject_key
-from services.otp.outbound.redis_tally import RedisTally
 from services.otp.ports import SHARDS, OutboxEntry, Position
-from services.otp.rules.guesses import Tally
-from services.otp.rules.quota import Dimension, Limit, Quota
-from tests.conditions import eventually
 from tests.contract.challenge_stores import (
     DATABASE,
     PATIENT,
     SUBJECT_KEY,
     Server,
     World,
-    claim,
     letter_of,
     redis_store,
     subject_of,
     withdrawal_of,
 )
-from tests.fakes.clock import FakeClock
 
 STANDS = Position(3, 41)
 
@@ -159,73 +147,3 @@ def test_shards_are_spread_over_the_slots_of_a_cluster() -> None:
 
     assert len(slots) > 0.95 * SHARDS
     assert len({slot * 3 // 16384 for slot in slots}) == 3  # each of three nodes has some
-
-
-class ClusterNode(ValkeyServer):
-    """A cluster of one node, which checks the slots of every call as one of many does."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self._wanted_ports["bus"] = None
-
-    def command(self) -> list[str]:
-        """Add what makes it a cluster."""
-        return [*super().command(), "--cluster-enabled", "yes", "--cluster-port", str(self.port("bus"))]
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Redis]:
-    """A client of a node that owns all slots."""
-    server = ClusterNode(tmp_path)
-    server.start()
-    try:
-        async with redis_client(f"{server.url}?{PATIENT}") as client:
-            command: Callable[..., Awaitable[Any]] = client.execute_command
-            await command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-
-            async def is_up() -> bool:
-                return b"cluster_state:ok" in await command("CLUSTER", "INFO")
-
-            look: Callable[[], bool | Awaitable[bool]] = is_up
-            await eventually(look, within_s=20, what="a cluster")
-            yield client
-    finally:
-        server.stop()
-
-
-async def test_a_cluster_serves_every_call(cluster: Redis) -> None:
-    world = World(redis_store(cluster))
-    made = await world.challenge()
-    entries = await world.commit(made, subject=subject_of(made), announcements=[letter_of(made)])
-    assert entries is not None
-    await world.pass_by(timedelta(milliseconds=2))
-    found = await world.store.unpublished(older_than=timedelta(0), most=9)
-
-    await world.store.note_watched(made.id, made.ends_at)
-    await world.store.published([(entries[0], STANDS)])
-    await world.store.claim("key", claim())
-    await world.store.settle_claim("key", claim("c00joined"))
-
-    loaded = await world.load(made, subject_key=SUBJECT_KEY)
-    over = await world.store.over(longer_than=timedelta(hours=-1), most=9)
-    await world.store.forget_end(over)
-    assert (over, await world.store.over(longer_than=timedelta(hours=-1), most=9)) == ([made.id], [])
-    assert await world.store.outbox_oldest() is None
-    assert (found, await world.store.outbox_size()) == (entries, 0)
-    assert (loaded.challenges, loaded.subject) == ({made.id: made}, subject_of(made))
-    assert loaded.notes[made.id].position == STANDS
-    assert await world.store.find_claim("key") == claim("c00joined")
-
-
-async def test_a_cluster_serves_every_call_about_limits(cluster: Redis) -> None:
-    metrics = OtpMetrics(CollectorRegistry(), [])
-    quotas = RedisQuotas(cluster, metrics, within=timedelta(minutes=1))
-    tally = RedisTally(cluster, metrics, FakeClock(), within=timedelta(minutes=1))
-    small = Limit(1, timedelta(hours=1))
-    five = [Quota(f"{dimension}:somebody", small) for dimension in Dimension]
-
-    assert await quotas.take("a", five) == [timedelta(0)] * len(five)
-    assert all(wait > timedelta(0) for wait in await quotas.take("b", five))
-    await quotas.give_back("a", five)
-    assert await quotas.take("b", five) == [timedelta(0)] * len(five)
-    assert await tally.add(Tally(2, 1)) == Tally(2, 1)

@@ -13,6 +13,8 @@ import pytest
 
 from tests.quality.source_code import ROOT, imported_names, parsed, quoted, service_modules, table_with
 
+TAG = re.compile(r"\{[^{}]+\}")  # what decides the slot of a key in a cluster
+ALONE = {"mailer:relayed:<>:<>", "mailer:log:<>"}  # nothing else is asked for together with these
 PART = re.compile(r"<[^>]+>")  # what differs from key to key, such as <id>
 ADAPTERS = [file for name, file in sorted(service_modules().items()) if ".outbound.redis_" in name]
 SCRIPTS = sorted((ROOT / "services").rglob("*.lua"))
@@ -86,3 +88,9 @@ def test_a_script_begins_with_what_it_does_and_every_key_it_touches(script: Path
     assert text.index(header.splitlines()[-1]) < text.index("redis.call")
     assert re.search(r"^-- KEYS", header, re.MULTILINE)
     assert set(re.findall(r"\bKEYS\[\d+\]", text)) <= set(re.findall(r"\bKEYS\[\d+\]", header))
+
+
+@pytest.mark.parametrize("store", STORES, ids=lambda file: file.stem)
+def test_a_key_says_its_slot_or_is_always_asked_for_alone(store: Path) -> None:
+    for key in built(store) - ALONE:
+        assert len(TAG.findall(key)) == 1, key

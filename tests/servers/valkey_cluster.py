@@ -147,6 +147,19 @@ class ValkeyCluster:
             self.wait_until_whole()
             self._set_timeout(PATIENT_MS)
 
+    @contextmanager
+    def moving(self, key: str) -> Iterator[Move]:
+        """Make the slot of a key ready to go to another node; it is back, and all is empty, afterwards."""
+        slot, source = key_slot(key.encode()), self.primary_of(key)
+        target = next(node for node in self.primaries() if node is not source)
+        move = Move(self, slot, source, target)
+        try:
+            yield move
+        finally:
+            self.flush()
+            move.end()
+            Move(self, slot, target, source).end()
+
     def cut_off(self, primary: ClusterNode) -> None:
         """Part a primary from its replica, which goes on asking and is not let in."""
         primary.ask("ACL", "SETUSER", "default", *(f"-{command}" for command in FOLLOWING))
@@ -179,3 +192,31 @@ class ValkeyCluster:
     def _knows_all(self, node: ClusterNode) -> bool:
         told = node.told("cluster")
         return told["cluster_state"] == "ok" and told["cluster_known_nodes"] == str(len(self.nodes))
+
+
+class Move:
+    """A slot on its way from one node to another."""
+
+    def __init__(self, cluster: ValkeyCluster, slot: int, source: ClusterNode, target: ClusterNode) -> None:
+        self.slot, self.source, self.target = slot, source, target
+        self._cluster = cluster
+
+    def begin(self) -> None:
+        """Announce it: keys that the source has not are asked for at the target."""
+        source_id, target_id = (node.ask("CLUSTER", "MYID").decode() for node in (self.source, self.target))
+        self.target.ask("CLUSTER", "SETSLOT", self.slot, "IMPORTING", source_id)
+        self.source.ask("CLUSTER", "SETSLOT", self.slot, "MIGRATING", target_id)
+
+    def take(self, *keys: str) -> None:
+        """Move keys."""
+        port = self.target.port("redis")
+        self.source.ask("MIGRATE", "127.0.0.1", port, "", 0, 5_000, "KEYS", *keys)
+
+    def end(self) -> None:
+        """Give the slot away."""
+        left: Sequence[bytes] = self.source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, 1_000)
+        if left:
+            self.take(*(key.decode() for key in left))
+        target_id = self.target.ask("CLUSTER", "MYID").decode()
+        for node in (self.target, self.source, *self._cluster.primaries()):
+            node.ask("CLUSTER", "SETSLOT", self.slot, "NODE", target_id)

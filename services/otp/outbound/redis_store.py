@@ -217,7 +217,11 @@ class RedisChallengeStore:
             written = _written(record)
             unpacked(bytes(DATA_AT) + bytes(written[2]), type(record))
             arguments += [b"", *written[1:3], OVER_MS]
-        await self._calls.script("commit", self._commit, keys, arguments, kept=True)
+        rehearsed = self._calls.script("commit", self._commit, keys, arguments, kept=True)
+        if self._replicas:  # it leaves nothing that a replica must have, and would be told sooner than a commit
+            await asyncio.gather(rehearsed, self.confirm(shard))
+        else:
+            await rehearsed
 
     async def confirm(self, shard: int) -> None:
         """Implements `ChallengeStore`: whoever has a later write of the shard has all earlier ones."""
