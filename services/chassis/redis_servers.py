@@ -18,24 +18,19 @@ again: only the caller knows whether it may be.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import AbstractConnection
 from redis.cluster import PRIMARY
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
     MovedError,
-    NoScriptError,
     RedisClusterException,
     RedisError,
     ResponseError,
@@ -44,15 +39,13 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as NotConnected
 from redis.maint_notifications import MaintNotificationsConfig
 
+from services.chassis.redis_commands import Command, Script, Word, alone, sent_to
 from services.chassis.settings import RedisSettings, reading_files, redis_hosts, split_host_port
 
 T = TypeVar("T")
-Word: TypeAlias = bytes | str | int | memoryview
-Command: TypeAlias = Sequence[Word]
 Send: TypeAlias = Callable[[Redis, bool], Awaitable[T]]
 """Sends a command to a server, behind `ASKING` or not, and returns its answer."""
 
-ASKING: Command = ("ASKING",)
 MOST_HOPS = 8
 ELSEWHERE_WITHIN = timedelta(seconds=1)
 TRY_AGAIN_AFTER_S = 0.02
@@ -64,24 +57,6 @@ FAILED = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 class WrongServer(ValueError):
     """The server is not what the settings say it is; trying again will not change that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A script of Redis, and the name that a server knows it by once it has seen it."""
-
-    text: str
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
-
-    async def run(self, ask: Callable[..., Awaitable[Any]], keys: Sequence[str], args: Sequence[Word] = ()) -> Any:
-        """Run it by `ask`, which takes the words of a command; a server that does not know it is taught it."""
-        try:
-            return await ask("EVALSHA", self.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return await ask("EVAL", self.text, len(keys), *keys, *args)
 
 
 class RedisServers:
@@ -317,39 +292,6 @@ async def redis_servers(settings: RedisSettings, connect: Callable[[str], Redis]
             async with asyncio.timeout(LOOK_WITHIN_S):
                 await servers.check()
         yield servers
-
-
-async def alone(redis: Redis, command: Command, *, asking: bool = False) -> Any:
-    """Run one command on a connection of the client's pool, behind `ASKING` or not; raise its refusal."""
-    *_, answer = await sent_to(redis, [ASKING, command] if asking else [command])
-    if isinstance(answer, ResponseError):
-        raise answer
-    return answer
-
-
-async def sent_to(redis: Redis, commands: Sequence[Command]) -> list[Any]:
-    """Send commands in one write on a connection of the client's pool; return the answer or the refusal of each."""
-    connection: AbstractConnection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-    try:
-        return await answers_of(connection, commands)
-    finally:
-        await redis.connection_pool.release(connection)
-
-
-async def answers_of(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-    """Return what the server answers to each; a connection on which anything else goes wrong is closed by the client.
-
-    Not by the client's pipeline: to a few commands it costs as much again.
-    """
-    packed = [pack_command(command) for command in commands]  # type: ignore[arg-type] # its stub allows one word only
-    await connection.send_packed_command(b"".join(packed))
-    answers: list[Any] = []
-    for _ in commands:
-        try:
-            answers.append(await connection.read_response())
-        except ResponseError as refusal:
-            answers.append(refusal)
-    return answers
 
 
 def _url_at(url: str, host: str) -> str:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from services.chassis.redis_servers import Script
+from services.chassis.redis_commands import Script
 from services.otp.outbound.redis_batches import LARGEST, RedisBatches
 from services.otp.outbound.redis_store import redis_client
 from tests.contract.challenge_stores import DATABASE, PATIENT, Server

@@ -17,6 +17,7 @@ from tests.contract.challenge_stores import DATABASE, PATIENT, SUBJECT_KEY, Serv
 from tests.servers.valkey_cluster import ValkeyCluster
 
 SHARD = 7
+GONE = -2  # as PTTL says; a busy machine may look later than the mark lasts
 
 
 def careful_store(redis: Redis | RedisServers, replicas: int = 1) -> RedisChallengeStore:
@@ -80,7 +81,8 @@ async def test_with_a_replica_everything_is_told_and_the_mark_ends(
     await store.confirm(SHARD)
 
     assert (await world.load(made, subject_key=SUBJECT_KEY)).subject == subject_of(made)
-    assert 0 < int(redis_cluster.primary_of(confirmed_key(SHARD)).ask("PTTL", confirmed_key(SHARD))) <= 1_000
+    left_ms = int(redis_cluster.primary_of(confirmed_key(SHARD)).ask("PTTL", confirmed_key(SHARD)))
+    assert left_ms == GONE or 0 < left_ms <= 1_000
 
 
 async def test_where_no_replica_is_waited_for_a_repeat_asks_nothing(alone: Redis) -> None:

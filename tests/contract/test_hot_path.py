@@ -26,6 +26,7 @@ IMPORTED_BY = {
     },
     "aiosmtplib": {"services.mailer.outbound.smtp_connection", "services.mailer.outbound.smtp_gateway"},
     "redis": {
+        "services.chassis.redis_commands",
         "services.chassis.redis_servers",
         "services.mailer.outbound.redis_ledger",
         "services.mailer.outbound.redis_receipts",

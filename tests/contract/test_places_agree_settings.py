@@ -15,7 +15,7 @@ from tests.quality import settings_tables
 from tests.quality.settings_tables import all_settings_of, settings_of, table_of, with_table
 from tests.quality.source_code import SERVICES
 
-REQUIRED = {"redis_url": "redis://redis", "database_url": "postgresql://db/kip", "relay_address": "relay:25"}
+REQUIRED = {"redis_url": "rediss://redis", "database_url": "postgresql://db/kip", "relay_address": "relay:25"}
 OURS = [spec for spec in PROCESSES if spec.module.startswith("services.")]
 
 

@@ -179,12 +179,11 @@ class ValkeyCluster:
 
     def _is_whole(self) -> bool:
         try:
-            primaries = self.primaries()
+            told = [node.told("replication") for node in self.nodes]
             return (
-                len(primaries) == PRIMARIES
-                and all(self._knows_all(node) for node in self.nodes)
-                and all(node.told("replication").get("connected_slaves") == "1" for node in primaries)
-                and all(node.ask("WAIT", 1, 100) == 1 for node in primaries)
+                all(self._knows_all(node) for node in self.nodes)
+                and sum(each["role"] == "master" and each["connected_slaves"] == "1" for each in told) == PRIMARIES
+                and sum(each.get("master_link_status") == "up" for each in told) == PRIMARIES
             )
         except (RedisError, OSError):
             return False

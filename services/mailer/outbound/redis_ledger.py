@@ -39,7 +39,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from services.chassis.redis_servers import RedisServers, Script, Word, alone, servers_of
+from services.chassis.redis_commands import Script, Word, alone
+from services.chassis.redis_servers import RedisServers, servers_of
 from services.mailer.metrics import MailerMetrics
 from services.mailer.ports import LedgerAway, MovedOn, Owner, Seen, TakenOver
 from services.mailer.rules.breaker import Breaker

@@ -13,7 +13,8 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.chassis.redis_servers import RedisServers, Script, Word, servers_of
+from services.chassis.redis_commands import Script, Word
+from services.chassis.redis_servers import RedisServers, servers_of
 from services.mailer.outbound.redis_ledger import log_key, receipts_key, relayed_key
 from services.mailer.ports import LedgerAway, Relayed
 from services.mailer.rules.letter import Lane, LetterName

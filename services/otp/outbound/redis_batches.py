@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from services.chassis.redis_servers import ASKING, Command, Word, answers_of
+from services.chassis.redis_commands import ASKING, Command, Word, answers_of
 
 LARGEST = 128  # commands; a few hundred kilobytes, and milliseconds of the server's time
 

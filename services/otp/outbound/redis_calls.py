@@ -17,7 +17,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.chassis.redis_servers import RedisServers, Script, Word, servers_of
+from services.chassis.redis_commands import Script, Word
+from services.chassis.redis_servers import RedisServers, servers_of
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_batches import RedisBatches
 from services.otp.ports import StoreUnavailable

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from services.chassis.redis_servers import RedisServers, Script
+from services.chassis.redis_commands import Script
+from services.chassis.redis_servers import RedisServers
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls
 from services.otp.rules.quota import Quota

@@ -36,7 +36,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from services.chassis.redis_servers import Command, RedisServers, Script, Word, alone
+from services.chassis.redis_commands import Command, Script, Word, alone
+from services.chassis.redis_servers import RedisServers
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_batches import WAIT_MS, NotReplicated
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls

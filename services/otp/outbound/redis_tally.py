@@ -12,7 +12,8 @@ from datetime import timedelta
 from redis.asyncio import Redis
 
 from services.chassis.clock import Clock
-from services.chassis.redis_servers import Command, RedisServers
+from services.chassis.redis_commands import Command
+from services.chassis.redis_servers import RedisServers
 from services.otp.metrics import OtpMetrics
 from services.otp.outbound.redis_calls import WITHIN, RedisCalls
 from services.otp.rules.guesses import Tally

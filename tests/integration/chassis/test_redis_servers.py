@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, TryAgainError
 
 from deploy.dev.ports import FreePort
-from services.chassis.redis_servers import ELSEWHERE_WITHIN, ClusterServers, Script, alone, redis_servers
+from services.chassis.redis_commands import Script, alone
+from services.chassis.redis_servers import ELSEWHERE_WITHIN, ClusterServers, redis_servers
 from services.chassis.settings import Profile, RedisSettings
 from tests.conditions import eventually
 from tests.servers.valkey_cluster import ClusterNode, Move, ValkeyCluster
