@@ -10,6 +10,7 @@ import json
 import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,8 @@ class Running:
         return Portal(to_otp, to_dossier, self.tokens[0] if token is None else token)
 
 
-def new_stack(directory: Path) -> Running:
-    """Describe a stack of its own on free ports; nothing is started."""
+def new_stack(directory: Path, more: Mapping[str, Mapping[str, str]] | None = None) -> Running:
+    """Describe a stack of its own on free ports, with more settings by process; nothing is started."""
     made = write_secrets(directory / "secrets")
     tokens = (made.portal, secrets.token_urlsafe(32))
     callers, policy = directory / "callers.json", directory / "policy.yaml"
@@ -63,6 +64,8 @@ def new_stack(directory: Path) -> Running:
         "dossier": {"DOSSIER_CALLERS_FILE": str(callers)},
         "lagwatch": {"LAGWATCH_POLL_INTERVAL": LOOK_EVERY},
     }
+    for name, told in (more or {}).items():
+        settings[name] = settings.get(name, {}) | dict(told)
     stack = Stack(directory, settings=settings)
     stack.addresses()  # chooses every port now: two processes that start side by side would choose for each other
     return Running(stack, tokens, made.operator)

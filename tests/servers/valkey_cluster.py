@@ -107,7 +107,12 @@ class ValkeyCluster:
 
     def primaries(self) -> list[ClusterNode]:
         """Return the nodes that say that they are primaries, now."""
-        return [node for node in self.nodes if node.is_running and node.told("replication")["role"] == "master"]
+        return [node for node in self.nodes if node.is_running and self.is_primary(node)]
+
+    @staticmethod
+    def is_primary(node: ClusterNode) -> bool:
+        """Say whether a node that runs is a primary, as it says."""
+        return node.told("replication")["role"] == "master"
 
     def primary_of(self, key: str) -> ClusterNode:
         """Return the node that serves a key."""

@@ -73,13 +73,9 @@ async def writing(writers: Writers, at_once: int = WRITERS) -> AsyncIterator[Non
         assert {type(each) for each in ended} == {asyncio.CancelledError}
 
 
-async def taken_over(replica: ClusterNode) -> None:
+async def taken_over(cluster: ValkeyCluster, replica: ClusterNode) -> None:
     """Return when a replica is a primary."""
-
-    def is_primary() -> bool:
-        return replica.told("replication")["role"] == "master"
-
-    await eventually(is_primary, within_s=TAKEN_OVER_WITHIN_S, what="a failover")
+    await eventually(lambda: cluster.is_primary(replica), within_s=TAKEN_OVER_WITHIN_S, what="a failover")
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -129,7 +125,7 @@ async def _failover_amid(writers: Writers, cluster: ValkeyCluster) -> tuple[floa
     primary.kill()
     killed_at, before = time.monotonic(), len(writers.told)
 
-    await taken_over(replica)
+    await taken_over(cluster, replica)
     assert cluster.epoch() > epoch
     assert cluster.primary_of(outbox_key(SHARD)) is replica
     await asyncio.to_thread(primary.start)  # so that there is a replica again
@@ -165,7 +161,7 @@ async def test_without_a_replica_in_step_nothing_is_told_with_wait_and_all_that_
             for each in made[1:]:
                 assert await careless.commit(SHARD, challenge=each) == []
             primary.kill()
-            await taken_over(replica)
+            await taken_over(redis_cluster, replica)
             await once(lambda: answers(careless), "an answer")
 
             assert (await world.load(*made)).challenges == {made[0].id: made[0]}
@@ -212,7 +208,7 @@ async def test_after_a_failover_hints_are_heard_and_the_ledger_knows_what_it_kne
                 primary.kill()
                 with pytest.raises(LedgerAway):
                     await ledger.claim(letter, OWNER, tomorrow())
-                await taken_over(replica)
+                await taken_over(redis_cluster, replica)
                 waiting = asyncio.create_task(heard(changes))
                 await once(lambda: changed(world, made, waiting), "hints")
 
