@@ -268,8 +268,10 @@ class ClusterServers(RedisServers):
                 await self._map.initialize()
         finally:
             self._looked_at_s = asyncio.get_running_loop().time()
-        for name in self._clients.keys() - self._map.nodes_cache.keys():
-            await self._clients.pop(name).aclose()
+        for name, client in list(self._clients.items()):
+            if name not in self._map.nodes_cache:
+                await client.aclose()
+                self._clients.pop(name, None)
 
     def _client(self, node: ClusterNode) -> Redis:
         if node.name not in self._clients:

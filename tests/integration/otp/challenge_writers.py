@@ -31,14 +31,16 @@ class Writers:
     """Calls that were `StoreUnavailable`."""
     longest_s: float = 0
     """How long the slowest call took."""
+    are_done: bool = False
+    """Whether each writer is to end after the call that it makes."""
 
     def __post_init__(self) -> None:
         self.world = World(self.store)
 
     async def write(self, template: Challenge, name: str) -> None:
-        """Make challenges and use their codes up, until cancelled."""
+        """Make challenges and use their codes up, until they are done."""
         number = 0
-        while True:
+        while not self.are_done:
             number += 1
             challenge_id = self.store.mint_id(template.purpose, f"{name} {number}")
             made = replace(template, id=challenge_id, version=MADE)
