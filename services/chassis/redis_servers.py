@@ -11,8 +11,8 @@ each server in it has a plain client, so that batches, deadlines and subscriptio
 | `TRYAGAIN` | it is asked again a moment later |
 | `CLUSTERDOWN`, another error, or nothing | the caller is told at once; the map is read again meanwhile |
 
-A command is sent on at most `MOST_HOPS` times and for `ELSEWHERE_WITHIN`. What was sent and not answered is never sent
-again: only the caller knows whether it may be.
+A command is sent on at most `MOST_HOPS` times, and tried again no longer than `ELSEWHERE_WITHIN`. What was sent and not
+answered is never sent again: only the caller knows whether it may be.
 """
 
 from __future__ import annotations
@@ -219,21 +219,21 @@ class ClusterServers(RedisServers):
                 try:
                     return await send(redis, asking)
                 except (AskError, TryAgainError) as refusal:
-                    if hops == 0:
+                    if timer.when() is None:
                         timer.reschedule(asyncio.get_running_loop().time() + ELSEWHERE_WITHIN.total_seconds())
-                    elif hops == MOST_HOPS:
-                        raise
+                    if isinstance(refusal, TryAgainError):
+                        await asyncio.sleep(TRY_AGAIN_AFTER_S)
+                        continue
                     hops += 1
-                    redis, asking = await self._elsewhere(refusal, redis)
+                    if hops > MOST_HOPS:
+                        raise
+                    redis, asking = await self._elsewhere(refusal)
                 except FAILED:
                     self.lost()
                     raise
 
-    async def _elsewhere(self, refusal: AskError | TryAgainError, redis: Redis) -> tuple[Redis, bool]:
+    async def _elsewhere(self, refusal: AskError) -> tuple[Redis, bool]:
         """Return where a refused command belongs, and whether it goes behind `ASKING`."""
-        if isinstance(refusal, TryAgainError):
-            await asyncio.sleep(TRY_AGAIN_AFTER_S)
-            return redis, False
         if isinstance(refusal, MovedError):
             await self._map.move_slot(refusal)
             self.lost()

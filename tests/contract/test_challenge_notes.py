@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -174,6 +174,18 @@ class ChallengeNotesContract:
             assert not strange.done()
             await world.commit_elsewhere(other)
             await strange
+
+    async def test_changes_of_many_shards_are_heard_by_who_began_to_listen_to_all_at_once(self, world: World) -> None:
+        made = [await world.challenge(f"citizen-{number}") for number in range(12)]
+        with ExitStack() as listening:
+            ears = [listening.enter_context(world.store.changes(each.id)) for each in made]
+            for each in made:
+                await world.listened_to(each)
+
+            for each in made:
+                await world.commit_elsewhere(each)
+
+            await asyncio.gather(*map(heard, ears))
 
     async def test_what_changes_no_challenge_wakes_nobody(self, world: World) -> None:
         made, other = await world.challenge(), await world.challenge()

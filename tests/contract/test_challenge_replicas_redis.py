@@ -46,6 +46,7 @@ async def test_without_a_replica_nothing_is_told_and_what_was_written_is_found(a
     store = careful_store(alone)
     world = World(store)
     made = await world.challenge()
+    await alone.script_flush()  # so that the script is refused first
 
     with pytest.raises(StoreUnavailable):
         await world.commit(made)

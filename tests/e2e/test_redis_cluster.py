@@ -10,7 +10,7 @@ import pytest
 
 from tests.conditions import wait_until
 from tests.e2e.mailbox import code_in, mail_to
-from tests.e2e.portal import Citizen, Portal
+from tests.e2e.portal import Citizen, Portal, refused
 from tests.e2e.stacks import Running, create_topics, new_stack
 from tests.servers.valkey_cluster import ValkeyCluster
 
@@ -20,7 +20,7 @@ CITIZENS = 12  # their shards are on every primary, but for one in a hundred run
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def clustered(tmp_path_factory: pytest.TempPathFactory, redis_cluster: ValkeyCluster) -> Iterator[Running]:
     """What a code needs, with an otp and a mailer that remember in the cluster, and an otp that waits for a replica."""
     url = redis_cluster.url
@@ -54,6 +54,25 @@ def asked(portal: Portal, citizen: Citizen) -> str:
             return ""
 
     return wait_until(answered, within_s=TAKEN_OVER_WITHIN_S, what="a handle")
+
+
+def test_without_a_replica_nothing_is_promised_and_the_same_request_is_kept_for_it(
+    clustered: Running, redis_cluster: ValkeyCluster
+) -> None:
+    citizen = Citizen("alone")
+    with clustered.portal() as portal, redis_cluster.hasty():
+        for primary in redis_cluster.primaries():
+            redis_cluster.cut_off(primary)
+        refusal = refused(lambda: portal.request(citizen, key=citizen.subject))
+        again = refused(lambda: portal.request(citizen, key=citizen.subject))
+        for primary in redis_cluster.primaries():
+            redis_cluster.let_follow(primary)
+
+        handle = asked(portal, citizen)
+
+        assert portal.outcome(handle, code_in(mail_to(clustered.inbox, citizen.email))) == "accepted"
+    assert (refusal.reason, again.reason) == ("STORE_UNAVAILABLE", "STORE_UNAVAILABLE")
+    assert refusal.status is grpc.StatusCode.UNAVAILABLE
 
 
 def test_codes_outlive_the_primary_that_had_them(clustered: Running, redis_cluster: ValkeyCluster) -> None:

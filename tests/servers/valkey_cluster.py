@@ -59,6 +59,12 @@ class ClusterNode(ValkeyServer):
         with Redis(port=self.port("redis"), socket_timeout=10) as client:
             return client.execute_command(*command)
 
+    def refusals(self, kind: str) -> int:
+        """Return how many commands it has refused as `MOVED`, `ASK` or `TRYAGAIN`."""
+        with Redis(port=self.port("redis"), socket_timeout=10) as client:
+            refused: dict[str, Any] = client.info("errorstats")
+        return int(refused.get(f"errorstat_{kind}", {"count": 0})["count"])
+
     def told(self, section: str) -> dict[str, str]:
         """Return a section of `INFO`, or `CLUSTER INFO`."""
         with Redis(port=self.port("redis"), socket_timeout=10, decode_responses=True) as client:
