@@ -142,16 +142,16 @@ async def test_who_knows_one_node_that_is_away_finds_the_cluster_by_another(
 
     def is_known() -> bool:
         with suppress(RedisError):  # nobody has looked yet
-            return look(servers) is not None
+            return look(made) is not None
         return False
 
-    async with ClusterServers(url, connect) as servers:
+    async with ClusterServers(url, connect) as made:
         assert not is_known()
 
         await eventually(is_known, what="the map")
 
-        assert await servers.ask("SET", "a", "1") == b"OK"
-        assert len(servers.every()) == 3
+        assert await made.ask("SET", "a", "1") == b"OK"
+        assert len(made.every()) == 3
     away.give_back()
 
 
