@@ -126,7 +126,7 @@ async def _failover_amid(writers: Writers, cluster: ValkeyCluster) -> tuple[floa
 
     await taken_over(cluster, replica)
     assert cluster.epoch() > epoch
-    assert cluster.primary_of(outbox_key(SHARD)) is replica
+    await until(lambda: cluster.primary_of(outbox_key(SHARD)) is replica, "a shard that has moved, as others see it")
     await asyncio.to_thread(primary.start)  # so that there is a replica again
     of_shard = told_of_shard()
     await until(lambda: told_of_shard() > of_shard, "a write to the shard that failed over")
