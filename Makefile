@@ -3,7 +3,6 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 TO ?= lan@example.vn
-RUNS ?= 20
 BIN := .venv/bin
 export PYTHONPATH := protos:.
 unexport PYTHONDONTWRITEBYTECODE  # without bytecode each start of a process costs a second more
@@ -15,7 +14,7 @@ help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Try it
-.PHONY: demo demo-late up down logs status
+.PHONY: demo demo-late demo-surge up down logs status
 demo: setup  ## ask for a code, read it in a mailbox, type it, type it again (TO=lan@example.vn)
 	@$(BIN)/python -m deploy.dev.demo --to "$(TO)"
 demo-late: setup  ## a mail that comes ten minutes late, and heals itself (needs root and postfix)
@@ -24,8 +23,9 @@ up: setup  ## start everything and leave it running (KIP_PORT_BASE=18400 moves t
 	@$(BIN)/python -m deploy.dev.stack up
 down:  ## stop what `make up` started
 	@test ! -x $(BIN)/python || $(BIN)/python -m deploy.dev.stack down
-demo-surge: setup  ## three times what the relay can take, for a moment and for long: who gets in, and what is told when (6 min)
-	@$(PYTEST) -s -q tests/alerts/test_surge.py
+demo-surge: RUNS ?= 1
+demo-surge: setup  ## three times what the relay can take, for a moment, for long, and unguarded: who gets in, what is told when (9 min)
+	@$(BIN)/python -m tests.surge.run --runs $(RUNS) $(if $(PROOF),--proof $(PROOF))
 logs:  ## follow all logs of `make up`
 	@$(BIN)/python -m deploy.dev.stack logs
 status:  ## what runs
@@ -42,8 +42,9 @@ integration: setup  ## one adapter against real Kafka, Redis, SMTP, PostgreSQL; 
 	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/integration
 e2e: setup  ## separate processes; codes are read from the mailbox
 	@$(PYTEST) tests/e2e
-alerts-live: setup  ## what e2e leaves out of the alerts: overloads of 1.5, 2 and 3 times the relay's capacity, and the rest (12 min)
+alerts-live: setup  ## what e2e leaves out of the alerts: overloads of 1.5, 2 and 3 times the relay's capacity, the surges, and the rest (17 min)
 	@$(PYTEST) -s tests/alerts
+chaos: RUNS ?= 20
 chaos: setup  ## the ordered inbox and the mailer under kills, 20 runs in a row (RUNS=2; PROOF=docs/proof writes a summary)
 	@$(BIN)/python -m tests.chaos.run --runs $(RUNS) $(if $(PROOF),--proof $(PROOF))
 fuzz: setup  ## 20 000 strange messages and 2000 lives of a challenge, with a summary (minutes)

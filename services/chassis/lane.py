@@ -32,7 +32,7 @@ FRESH = timedelta(seconds=15)  # a measurement that is older tells nothing about
 YOUNG = timedelta(seconds=5)  # a head that is younger stands in no backlog; commits lag half a second behind
 WINDOW = 200  # letters of a partition that the mailer takes in hand at once, as its inbox does
 STILL = timedelta(seconds=10)
-STILL_TURNS = 5  # a slow relay serves a partition rarely; one that missed this many of its turns stands still
+STILL_TURNS = 12  # letters of a partition leave at random: of 160 000 gaps between them one is longer than 12 turns
 LEARNING = timedelta(seconds=30)  # busy time that a rate is learnt from
 LEAST_LEARNING = timedelta(seconds=5)  # with less, two letters that happen to leave together would be a rate
 SHORTEST = timedelta(milliseconds=1)  # where something waits, no wait is told as none

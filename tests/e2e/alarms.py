@@ -151,7 +151,7 @@ def alarmed_stack(
     require(shifted_clock.why_missing())
     made = write_secrets(directory / "secrets")
     policy, clock = directory / "policy.yaml", ShiftedClock(directory / "shift")
-    policy.write_text(yaml.safe_dump(_short_policy(deadline_s, promises or {}, reissues), allow_unicode=True))
+    policy.write_text(yaml.safe_dump(short_policy(deadline_s, promises, reissues), allow_unicode=True))
     settings: Mapping[str, Mapping[str, str]] = {
         "otp": {"OTP_POLICY_FILE": str(policy), "OTP_ADMISSION": str(admission).lower()},
         "mailer": {"MAILER_SLOTS_OTP": str(SLOTS), "MAILER_RETRY_DELAYS_OTP": "PT1S,PT3S"},
@@ -167,7 +167,10 @@ def alarmed_stack(
         yield Alarmed(Running(stack, (made.portal, made.operator), made.operator), clock)
 
 
-def _short_policy(deadline_s: int, promises: Mapping[str, str], reissues: Mapping[str, object] | None) -> object:
+def short_policy(
+    deadline_s: int, promises: Mapping[str, str] | None = None, reissues: Mapping[str, object] | None = None
+) -> object:
+    """Return the packaged policy with seconds for minutes; in the queue a code may wait that long."""
     policy = yaml.safe_load((CHECKOUT / "services" / "otp" / "policy.yaml").read_text())
     short = {
         "patience": f"{deadline_s + RESERVE_S} s",
@@ -176,7 +179,7 @@ def _short_policy(deadline_s: int, promises: Mapping[str, str], reissues: Mappin
         "slow": f"{SLOW_S} s",
     }
     limits = policy["limits"] | ({} if reissues is None else {"reissues": reissues})
-    purposes = {name: shipped | short | promises for name, shipped in policy["purposes"].items()}
+    purposes = {name: shipped | short | (promises or {}) for name, shipped in policy["purposes"].items()}
     return policy | {"purposes": purposes, "limits": limits}
 
 

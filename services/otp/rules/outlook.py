@@ -23,7 +23,7 @@ FRESH = timedelta(seconds=15)  # a sample that is older tells nothing any more
 YOUNG = timedelta(seconds=5)  # a head that is younger stands in no backlog; commits lag half a second behind
 WINDOW = 200  # letters of a partition that the mailer takes in hand at once, as its inbox does
 STILL = timedelta(seconds=10)
-STILL_TURNS = 5  # a slow relay serves a partition rarely; one that missed this many of its turns stands still
+STILL_TURNS = 12  # letters of a partition leave at random: of 160 000 gaps between them one is longer than 12 turns
 FARTHEST = timedelta(days=1)  # no letter is wanted for longer, and no topic keeps one
 
 

@@ -91,7 +91,7 @@ class TestWait:
         assert told.whole == s(430)
 
     def test_a_slow_relay_serves_a_partition_rarely_and_that_is_no_standstill(self) -> None:
-        two = lane(part(0, 30, still=40), part(1, 30, still=45))
+        two = lane(part(0, 30, still=100), part(1, 30, still=119))
 
         assert wait(two, per_second=0.2).whole == s(300)
         assert wait(two, per_second=2).whole > s(60)
@@ -222,7 +222,8 @@ class TestRate:
 
     def test_a_partition_that_stands_still_does_not_make_it_busy(self) -> None:
         assert lane(part(0, 5, still=9)).is_busy(2)
-        assert not lane(part(0, 5, still=10), part(1, 5, age=1)).is_busy(2)
+        assert lane(part(0, 5, still=11), part(1, 5, age=1)).is_busy(2)
+        assert not lane(part(0, 5, still=12), part(1, 5, age=1)).is_busy(2)
 
 
 class TestStandstill:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.otp.actions.resend import ResendOutcome
-from services.otp.rules.admission import ASSUMED_PER_SECOND, LATEST, SOONEST, Load, Ramp, moved, refused_for
+from services.otp.rules.admission import (
+    ASSUMED_PER_SECOND,
+    HOPELESS,
+    JITTER,
+    LATEST,
+    SOONEST,
+    Load,
+    Ramp,
+    moved,
+    refused_for,
+)
 from services.otp.rules.refusal import Overloaded
 from tests.fakes.clock import NOON
 from tests.fakes.otp import PURPOSE
@@ -27,7 +37,7 @@ def at(seconds: float) -> datetime:
 
 @pytest.mark.parametrize(
     ("of_deadline", "share"),
-    [(0, 0), (0.3, 0), (0.6, 0), (0.675, 0.25), (0.75, 0.5), (0.9, 1), (1.0, 1), (50, 1)],
+    [(0, 0), (0.3, 0), (0.72, 0), (0.75, 0), (0.7875, 0.25), (0.825, 0.5), (0.9, 1), (1.0, 1), (50, 1)],
 )
 def test_the_ramp_rises_from_nobody_to_everybody(of_deadline: float, share: float) -> None:
     assert moved(Ramp(), D * of_deadline, D, at(0)).share == pytest.approx(share, abs=1e-6)
@@ -59,7 +69,7 @@ def test_a_clock_that_is_set_back_moves_nothing() -> None:
 def test_what_is_told_to_operators_has_a_border() -> None:
     told = []
     ramp = Ramp()
-    for of_deadline in (0.59, 0.61, 0.59, 0.51, 0.5, 0.59, 0.61):
+    for of_deadline in (0.74, 0.76, 0.74, 0.51, 0.5, 0.74, 0.76):
         ramp = moved(ramp, D * of_deadline, D, at(0))
         told.append(ramp.is_refusing)
 
@@ -68,7 +78,7 @@ def test_what_is_told_to_operators_has_a_border() -> None:
 
 def test_where_the_ramp_is_at_half_half_of_the_people_are_let_in_and_pressing_again_does_not_help() -> None:
     def refused_at(second: float) -> set[int]:
-        told = {n: refused_for(Ramp(0.5), f"citizen-{n}", D * 0.75, D, at(second)) for n in range(2000)}
+        told = {n: refused_for(Ramp(0.5), f"citizen-{n}", D * 0.825, D, at(second)) for n in range(2000)}
         return {n for n, wait in told.items() if wait is not None}
 
     assert 900 < len(refused_at(5)) < 1100
@@ -78,7 +88,7 @@ def test_where_the_ramp_is_at_half_half_of_the_people_are_let_in_and_pressing_ag
 def test_the_luck_of_the_next_minute_is_another_one() -> None:
     ramp = Ramp(0.5)
     lucky = [
-        sum(refused_for(ramp, f"citizen-{n}", D * 0.75, D, at(60 * minute)) is None for minute in range(10))
+        sum(refused_for(ramp, f"citizen-{n}", D * 0.825, D, at(60 * minute)) is None for minute in range(10))
         for n in range(200)
     ]
 
@@ -93,6 +103,32 @@ def test_who_is_refused_is_told_a_time_that_is_neither_none_nor_endless(
     told = refused_for(Ramp(share), who, wait, D, at(0))
 
     assert told is None or SOONEST <= told <= LATEST
+
+
+@given(st.floats(0, HOPELESS), st.floats(0.75, 0.9), st.text(), st.floats(0, 3_600), st.floats(0, 1))
+def test_who_comes_when_told_to_is_let_in_if_as_many_are_refused_as_before(
+    share: float, of_deadline: float, who: str, second: float, jitter: float
+) -> None:
+    told = refused_for(Ramp(share), who, D * of_deadline, D, at(second))
+    assume(told is not None and told < LATEST)
+    assert told is not None
+    back = at(second) + told * (1 + jitter * JITTER)
+
+    assert refused_for(Ramp(share), who, D * of_deadline, D, back) is None
+
+
+def test_nobody_is_told_to_come_before_the_queue_can_be_short_enough_to_let_anybody_in() -> None:
+    waits = [refused_for(Ramp(1.0), f"citizen-{n}", 2 * D, D, at(n)) for n in range(500)]
+
+    assert min(wait for wait in waits if wait is not None) >= D * (2 - 0.9)
+    assert None not in waits
+
+
+def test_those_who_are_refused_together_are_told_to_come_apart() -> None:
+    told = [refused_for(Ramp(0.9), f"citizen-{n}", D * 0.885, D, at(0)) for n in range(1_000)]
+    seconds = Counter(int(wait.total_seconds()) for wait in told if wait is not None)
+
+    assert max(seconds.values()) <= 0.02 * seconds.total()
 
 
 def test_nobody_is_refused_below_the_ramp_and_nobody_let_in_above_it() -> None:
@@ -169,7 +205,7 @@ def test_in_a_surge_that_the_queue_can_serve_nobody_is_refused() -> None:
     relay = Relay(2.0, D)
 
     for now in range(300):
-        relay.second(now, 2 + (now % 3 == 0))  # for five minutes a sixth more than leaves
+        relay.second(now, 6)  # for five minutes three times what leaves
     for now in range(300, 3_000):
         relay.second(now, 1)
 
@@ -196,7 +232,7 @@ async def test_whoever_asks_in_an_overload_is_told_when_to_come_back_and_has_tak
     assert refusal.value.reason == "OVERLOADED"
     assert refusal.value.exceeded == ()
     assert refusal.value.retry_after is not None
-    assert PURPOSE.deadline < refusal.value.retry_after < 2 * PURPOSE.deadline
+    assert PURPOSE.deadline < refusal.value.retry_after <= LATEST * (1 + JITTER)
     assert "phút" in refusal.value.words.vi
     assert all("1900 0000" in words for words in (refusal.value.words.vi, refusal.value.words.en))
     assert desk.store.challenges() == []

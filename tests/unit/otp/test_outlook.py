@@ -135,11 +135,18 @@ CASES: dict[str, tuple[Story, float | None, int, float, tuple[int, float | None]
         24,
         (4, 20),
     ),
-    "its partition missed five turns": (
-        [(0, {0: (10, 20), 1: (0, 9)}), (25, {0: (10, 20), 1: (1, 9)})],
+    "its partition missed eleven turns, as chance will have it": (
+        [(0, {0: (10, 20), 1: (0, 9)}), (55, {0: (10, 20), 1: (1, 9)})],
         0.4,
         14,
-        25,
+        55,
+        (4, 20),
+    ),
+    "its partition missed twelve turns": (
+        [(0, {0: (10, 20), 1: (0, 9)}), (60, {0: (10, 20), 1: (1, 9)})],
+        0.4,
+        14,
+        60,
         (4, None),
     ),
     "farther than any letter is wanted": ([(0, {0: (0, 10**9)})], TWO_A_SECOND, 10**8, 0, (10**8, None)),
