@@ -30,8 +30,8 @@ def picture_of(surges: Sequence[tuple[Seen, Figures]]) -> str:
     rows = [line for number, each in enumerate(surges) for line in _panel(*each, until_s, number * PANEL + 34)]
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{len(surges) * PANEL + 44}" {FONT}>',
-            f'<rect width="100%" height="100%" fill="white"/>{_legend()}',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 0 {WIDTH + 8} {len(surges) * PANEL + 44}" {FONT}>',
+            f'<rect x="-8" width="100%" height="100%" fill="white"/>{_legend()}',
             *rows,
             "</svg>\n",
         ]
