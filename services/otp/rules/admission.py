@@ -37,6 +37,8 @@ LATEST = timedelta(hours=1)
 TURN = timedelta(minutes=1)
 TURN_SHARE = 1 / 14
 """Of the deadline: at one of minutes this is `TURN`, at a shorter one less."""
+PHASE = -1
+"""What draws when the turns of somebody begin: if everybody's began at once, who press on would be let in in a wave."""
 HOPELESS = 0.98
 """Of those who ask: where more are refused, a time is told as if it were these."""
 JITTER = 1 / 120
@@ -97,7 +99,8 @@ def refused_for(ramp: Ramp, who: str, wait: timedelta, deadline: timedelta, now:
     can be so short that anybody is.
     """
     turn_s = min(TURN, deadline * TURN_SHARE).total_seconds()
-    now_s = now.timestamp()
+    phase_s = turn_s * _drawn(who, PHASE)[0]
+    now_s = now.timestamp() + phase_s
     luck, _ = _drawn(who, int(now_s // turn_s))
     if ramp.share <= luck:
         return None

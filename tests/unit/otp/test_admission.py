@@ -77,12 +77,19 @@ def test_what_is_told_to_operators_has_a_border() -> None:
 
 
 def test_where_the_ramp_is_at_half_half_of_the_people_are_let_in_and_pressing_again_does_not_help() -> None:
-    def refused_at(second: float) -> set[int]:
-        told = {n: refused_for(Ramp(0.5), f"citizen-{n}", D * 0.825, D, at(second)) for n in range(2000)}
-        return {n for n, wait in told.items() if wait is not None}
+    """Luck changes once a minute, for each at a moment of their own: else who press on would be let in in a wave."""
+    people = [f"citizen-{n}" for n in range(2_000)]
+    refused = [
+        [refused_for(Ramp(0.5), who, D * 0.825, D, at(second)) is not None for second in range(60)] for who in people
+    ]
 
-    assert 900 < len(refused_at(5)) < 1100
-    assert refused_at(0) == refused_at(30) == refused_at(59)
+    each_second = [sum(now) for now in zip(*refused, strict=True)]
+    changes = [Counter(second for second in range(1, 60) if of[second] is not of[second - 1]) for of in refused]
+    waves = sum(changes, Counter[int]())
+
+    assert all(900 < count < 1_100 for count in each_second)
+    assert max(each.total() for each in changes) == 1
+    assert max(waves.values()) < 0.03 * len(people)
 
 
 def test_the_luck_of_the_next_minute_is_another_one() -> None:
