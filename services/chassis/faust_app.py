@@ -22,6 +22,9 @@ from services.chassis.settings import KafkaSettings
 
 STOP_TIMEOUT_S = 5.0  # for the last commit and the good-bye to the group; past it the group finds out by itself
 TOPIC_FOUND_WITHIN_MS = 5_000  # one that is made, or gets partitions, after we joined; the default is five minutes
+FETCH_OCTETS = 16 * 1024
+"""Of a partition at a time, or one batch if that is larger. Partitions take turns within what is fetched together: with
+the default, 1 MiB, one that was fetched when it was long goes on for minutes while the heads of others wait."""
 HELD_AT_MOST_S = (
     24 * 3600
 )  # a handler may wait for hours, such as for a time that its record names; lag tells a hung one
@@ -97,6 +100,7 @@ def build_app(
         broker_commit_livelock_soft_timeout=HELD_AT_MOST_S,  # the same, as an error in the log
         stream_processing_timeout=HELD_AT_MOST_S,  # the same
         stream_buffer_maxsize=buffer,
+        consumer_max_fetch_size=FETCH_OCTETS,
         producer_request_timeout=15,  # the default is twenty minutes
         worker_redirect_stdouts=False,
     )
