@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -26,24 +26,12 @@ from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_run
 from services.chassis.record_fate import TRIES, Poison, Record
 from services.chassis.telemetry import Health
 from tests.conditions import eventually
+from tests.integration.chassis.inbox_suite import AROUND_AN_INBOX, Server
 
 PATIENCE_S = 60
 PUBLISH_WITHIN = timedelta(seconds=30)
 
-pytestmark = [
-    pytest.mark.timeout(180),
-    pytest.mark.usefixtures("rubbish_collected"),
-    # The Kafka clients leave sockets and event loops to the garbage collector.
-    pytest.mark.filterwarnings("ignore:.*(socket|event loop|BaseEventLoop):pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-class Server(Protocol):
-    """The suite's broker."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
+pytestmark = AROUND_AN_INBOX
 
 
 class Away(ServiceError):

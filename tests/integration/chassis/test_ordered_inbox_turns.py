@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import timedelta
-from typing import Protocol
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.create_topics import Topic, create_topics, laptop
@@ -16,26 +14,14 @@ from services.chassis.kafka_producer import Producer, producing
 from services.chassis.ordered_inbox import InboxOptions, OrderedInbox, inbox_running
 from services.chassis.record_fate import Record
 from tests.conditions import eventually
+from tests.integration.chassis.inbox_suite import AROUND_AN_INBOX, Server
 
 PATIENCE_S = 60
 LETTER = b"." * 600  # an order for a letter has about as many octets
 LONG, SHORT = 600, 40
 WINDOW = 10
 
-pytestmark = [
-    pytest.mark.timeout(180),
-    pytest.mark.usefixtures("rubbish_collected"),
-    # The Kafka clients leave sockets and event loops to the garbage collector.
-    pytest.mark.filterwarnings("ignore:.*(socket|event loop|BaseEventLoop):pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-class Server(Protocol):
-    """The suite's broker."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
+pytestmark = AROUND_AN_INBOX
 
 
 class Turnstile:

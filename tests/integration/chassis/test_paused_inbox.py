@@ -6,7 +6,6 @@ import asyncio
 import collections
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Protocol
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
@@ -17,26 +16,14 @@ from services.chassis.kafka_producer import Producer, producing
 from services.chassis.poison_limiter import Limits
 from services.chassis.record_fate import Poison, Record
 from tests.conditions import eventually
+from tests.integration.chassis.inbox_suite import AROUND_AN_INBOX, Server
 from tests.integration.chassis.test_ordered_inbox import PATIENCE_S, PUBLISH_WITHIN, Post, Reader
 
 NEVER = timedelta(hours=1)
 MANY, PADDING = 2_000, b" " + b"x" * 2_000  # together several times what is fetched at once
 STOP_WITHIN_S = 20  # far below the grace that the tests give, which a stop that waits for what is held would use up
 
-pytestmark = [
-    pytest.mark.timeout(180),
-    pytest.mark.usefixtures("rubbish_collected"),
-    # The Kafka clients leave sockets and event loops to the garbage collector.
-    pytest.mark.filterwarnings("ignore:.*(socket|event loop|BaseEventLoop):pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-class Server(Protocol):
-    """The suite's broker."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
+pytestmark = AROUND_AN_INBOX
 
 
 class Release(Reader):
